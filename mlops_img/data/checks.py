@@ -1,0 +1,102 @@
+"""What must hold before any training: classes agree, no image lies in two splits; and the fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlops_img.config import DataConfig
+from mlops_img.data.duplicates import content_groups, groups_of_several
+from mlops_img.data.sources import ImageSet, Table, open_source, read_file
+from mlops_img.data.splits import with_all_splits
+from mlops_img.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked data set.
+
+    Attributes:
+        classes: names; a label is an index into them.
+        train, val, test: the images of each split.
+        fingerprint: md5 over every image's name, label and size: another value, other data.
+    """
+
+    classes: list[str]
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    fingerprint: str
+
+    def split(self, name: str) -> ImageSet:
+        """Return the split of this name: train, val or test."""
+        images: ImageSet = getattr(self, name)
+        return images
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """List, split and check the data set that the configuration names.
+
+    Raises:
+        UserError: data missing or malformed, fewer than two classes, classes that differ between splits,
+            or one image in two splits.
+    """
+    source = open_source(config).table()
+    if len(source.classes) < 2:
+        raise UserError(
+            f"{config.root} has only the class {source.classes[0]!r}: a classifier needs two at least. "
+            "Put the images of each class into a folder of its own, and name the folder above them with data.root=..."
+        )
+    if source.class_mismatches and not config.allow_class_mismatch:
+        raise UserError(
+            f"{source.class_mismatches[0]}{_and_more(source.class_mismatches)}. "
+            "Add its images, or train all the same with data.allow_class_mismatch=true"
+        )
+    table = with_all_splits(source, config)
+    if not config.allow_leakage:
+        leaks = find_leaks(table)
+        if leaks:
+            one, other = leaks[0]
+            raise UserError(
+                f"the same image lies in two splits: {one} and {other}{_and_more(leaks)}. "
+                "Delete one of each, or train all the same with data.allow_leakage=true; "
+                "`python -m mlops_img.data.audit` lists all"
+            )
+    return Dataset(table.classes, **table.splits, fingerprint=fingerprint(table))
+
+
+def find_leaks(table: Table) -> list[tuple[str, str]]:
+    """Return the pairs of files that hold the same bytes and lie in different splits.
+
+    Data sets that are not files (torchvision's) are taken as their makers split them; the audit looks
+    into those too.
+    """
+    splits = list(table.splits.values())
+    paths = [path for images in splits for path in images.paths]
+    read = splits[0].read
+    groups = content_groups(ImageSet(paths, np.zeros(len(paths), np.int64), read))
+    split_of = np.repeat(np.arange(len(splits)), [len(images) for images in splits])
+    leaks = []
+    for rows in groups_of_several(groups):
+        first = rows[0]
+        leaks += [(paths[first], paths[row]) for row in rows[1:] if split_of[row] != split_of[first]]
+    return leaks
+
+
+def fingerprint(table: Table) -> str:
+    """Return an md5 over the classes and each image's name, label and size in bytes, split by split."""
+    digest = hashlib.md5("\n".join(table.classes).encode(), usedforsecurity=False)
+    for name, images in table.splits.items():
+        shared = len(os.path.commonpath(images.paths)) if len(images) else 0
+        on_disk = images.read is read_file
+        for path, label in zip(images.paths, images.labels.tolist(), strict=True):
+            size = os.path.getsize(path) if on_disk else 0
+            digest.update(f"{name} {path[shared:]} {label} {size}\n".encode())
+    return digest.hexdigest()
+
+
+def _and_more(items: list[tuple[str, str]] | list[str]) -> str:
+    return f" (and {len(items) - 1} more)" if len(items) > 1 else ""

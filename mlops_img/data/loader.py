@@ -1,0 +1,184 @@
+"""Batches: planned as a function of (seed, step), read by any number of workers, always the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mlops_img.data.decode import BadImageError, decode_rgb
+from mlops_img.data.sources import ImageSet
+from mlops_img.data.transforms import stack
+from mlops_img.errors import UserError
+from mlops_img.seeding import Purpose, derive, seed_cpu
+
+log = logging.getLogger(__name__)
+
+MAX_WORKERS = 8
+PREFETCH_BATCHES = 4
+
+# From a decoded image, uint8 (height, width, 3), to what the model is fed, uint8 (3, side, side).
+Transform = Callable[[NDArray[np.uint8]], Tensor]
+
+
+class Plan(NamedTuple):
+    """Which images make one batch: int64 (n,) rows of an ImageSet, read in this epoch."""
+
+    epoch: int
+    rows: NDArray[np.intp]
+
+
+class Batch(NamedTuple):
+    """Images as the workers leave them.
+
+    Attributes:
+        images: uint8 (n, 3, h, w), channels-last in memory.
+        labels: int64 (n,).
+        rows: int64 (n,), the images' places in their ImageSet.
+        bad: (row, reason) of each planned image that could not be decoded, and so is missing above.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    bad: list[tuple[int, str]]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its images and labels on the device, copied without waiting."""
+        images = self.images.to(device, non_blocking=True)
+        return self._replace(images=images, labels=self.labels.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class ShuffledPlans:
+    """The plans of a whole training run from a given forward pass on, without those before it.
+
+    Epoch e visits a permutation that follows from (seed, e) in `per_epoch` full batches; what is left over
+    is not read in that epoch.
+    """
+
+    size: int
+    batch_size: int
+    per_epoch: int
+    seed: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[Plan]:
+        order: NDArray[np.intp] = np.empty(0, np.intp)
+        known = -1
+        for number in range(self.start, self.stop):
+            epoch, place = divmod(number, self.per_epoch)
+            if epoch != known:
+                known = epoch
+                order = np.random.default_rng(derive(self.seed, Purpose.SHUFFLE, epoch)).permutation(
+                    self.size
+                )
+            yield Plan(epoch, order[place * self.batch_size : (place + 1) * self.batch_size])
+
+
+def ordered_plans(size: int, batch_size: int) -> list[Plan]:
+    """Plan each image exactly once, in order; the last batch may be smaller."""
+    return [Plan(0, np.arange(start, min(start + batch_size, size))) for start in range(0, size, batch_size)]
+
+
+class ImageBatches(Dataset[Batch]):
+    """Reads, decodes and transforms the images of a plan; the same plan gives the same batch anywhere."""
+
+    def __init__(self, images: ImageSet, transform: Transform, seed: int = 0) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, plan: Plan) -> Batch:
+        """Return the planned batch, short of the images that cannot be decoded."""
+        squares, rows, bad = [], [], []
+        with torch.random.fork_rng(devices=[]):
+            for row in plan.rows.tolist():
+                try:
+                    image = decode_rgb(self.images.read(self.images.paths[row]))
+                except (BadImageError, OSError) as error:
+                    bad.append((row, str(error)))
+                    continue
+                seed_cpu(self.seed, Purpose.AUGMENT, plan.epoch, row)
+                squares.append(self.transform(image))
+                rows.append(row)
+        pixels = stack(squares) if squares else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
+        return Batch(pixels, torch.from_numpy(self.images.labels[rows]), torch.tensor(rows), bad)
+
+
+def load_batches(
+    images: ImageSet,
+    transform: Transform,
+    plans: Iterable[Plan],
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    device: torch.device | None = None,
+) -> DataLoader[Batch]:
+    """Return the planned batches, in order, read ahead by `workers` processes (0: in this one).
+
+    They lie in pinned memory when `device` is a CUDA device.
+    """
+    sampler = plans if isinstance(plans, Sequence | ShuffledPlans) else list(plans)
+    return DataLoader(
+        ImageBatches(images, transform, seed),
+        batch_size=None,  # a plan is a whole batch already
+        sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=PREFETCH_BATCHES if workers else None,
+        pin_memory=device is not None and device.type == "cuda",
+        worker_init_fn=_start_worker,
+    )
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many workers suit the device: on a CPU that trains, extra processes only compete."""
+    if device.type == "cpu":
+        return 0
+    return min(MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+def skip_or_raise(batches: Iterable[Batch], images: ImageSet, bad: dict[str, str] | None) -> Iterator[Batch]:
+    """Pass the batches on; note their undecodable images in `bad`, path to reason, or raise without it.
+
+    Raises:
+        UserError: an image cannot be decoded and `bad` is None, or hardly one of a batch can.
+    """
+    for batch in batches:
+        for row, reason in batch.bad:
+            path = images.paths[row]
+            if bad is None:
+                raise UserError(
+                    f"image {path} cannot be decoded: {reason}. "
+                    "Mend or delete it, or leave such images out with data.on_bad_image=skip"
+                )
+            if path not in bad:
+                log.warning("left out %s: %s", path, reason)
+            bad[path] = reason
+        if batch.bad and len(batch.labels) < 2:
+            raise UserError(
+                f"of {len(batch.bad) + len(batch.labels)} images of a batch only {len(batch.labels)} can be decoded, "
+                f"e.g. not {images.paths[batch.bad[0][0]]}. Look at your data: python -m mlops_img.data.audit"
+            )
+        yield batch
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process decides when to
+    # stop, and until it has saved it needs its batches.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

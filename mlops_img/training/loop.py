@@ -1,0 +1,216 @@
+"""The training loop.
+
+Read `fit` for the run and `train_step` for one update. Both know nothing of files, configuration or
+tracking: what happens around the steps is handed in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mlops_img.data.augment import BatchAugment
+from mlops_img.data.loader import Batch
+from mlops_img.data.transforms import Preprocessing
+from mlops_img.errors import StoppedOnRequest
+from mlops_img.seeding import seed_step
+from mlops_img.training.checkpoint import TrainState
+from mlops_img.training.optim import set_learning_rate
+from mlops_img.training.precision import Precision
+from mlops_img.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one step does."""
+
+    loss: nn.Module
+    preprocessing: Preprocessing
+    augment: BatchAugment
+    precision: Precision
+    schedule: Schedule
+    lr: float
+    seed: int
+    accumulate: int = 1
+    grad_clip: float | None = 1.0
+    channels_last: bool = True
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """When, in optimiser steps, something else happens between two steps; 0 is never."""
+
+    total: int
+    epoch: int
+    log: int = 20
+    checkpoint: int = 0
+
+
+class Around(Protocol):
+    """What happens around the steps."""
+
+    def log(self, state: TrainState, loss: Tensor, speed: Speed) -> None:
+        """Tell how it goes; reading `loss` (float32, ()) waits for the device."""
+
+    def end_epoch(self, state: TrainState, train_loss: float) -> bool:
+        """Validate and keep the best weights; True ends the training early."""
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint."""
+
+    def stop_requested(self) -> bool:
+        """Say whether somebody asked the run to stop."""
+
+
+class NonFiniteLossError(Exception):
+    """The loss is infinite or not a number; the weights are those from before this step."""
+
+    def __init__(self, step: int, rows: list[int]) -> None:
+        super().__init__(f"the loss of step {step} is not finite")
+        self.step = step
+        self.rows = rows
+
+
+def fit(
+    state: TrainState, batches: Iterable[Batch], recipe: Recipe, every: Intervals, around: Around
+) -> None:
+    """Train `state` from its step on to step `every.total`.
+
+    Args:
+        state: what is trained; changed in place.
+        batches: the forward passes from step `state.step` on, `recipe.accumulate` for each step.
+        recipe: what a step does.
+        every: when to log, save and validate.
+        around: how to.
+
+    Raises:
+        NonFiniteLossError: a loss was not finite; the optimiser did not use it.
+        StoppedOnRequest: somebody asked; a checkpoint was saved.
+    """
+    speed = Speed()
+    stream = speed.timed(batches)
+    finite = FiniteCheck(recipe.precision.device)
+    while state.step < every.total:
+        loss = train_step(state, stream, recipe, finite)
+        state.epoch_loss += loss
+        state.step += 1
+
+        if _due(state.step, every.log):
+            around.log(state, loss, speed)
+            speed.restart()
+        finished = state.step == every.total
+        enough = False
+        if _due(state.step, every.epoch) or finished:
+            steps = (state.step - 1) % every.epoch + 1
+            train_loss = state.epoch_loss.item() / steps
+            state.epoch_loss.zero_()
+            enough = around.end_epoch(state, train_loss)
+            around.save(state)
+            speed.restart()
+        elif _due(state.step, every.checkpoint) or around.stop_requested():
+            around.save(state)
+        if enough:
+            return
+        if around.stop_requested() and not finished:
+            raise StoppedOnRequest
+
+
+def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finite: FiniteCheck) -> Tensor:
+    """Do one optimiser step and return its loss, float32 (), without waiting for the device to finish it."""
+    precision = recipe.precision
+    set_learning_rate(state.optimizer, recipe.lr * recipe.schedule(state.step))
+    step_loss = torch.zeros((), device=precision.device)
+    for part in range(recipe.accumulate):
+        batch = next(stream).to(precision.device)
+        seed_step(recipe.seed, state.step, part)
+        images, targets = recipe.augment(recipe.preprocessing.normalize(batch.images), batch.labels)
+        if not recipe.channels_last:
+            images = images.contiguous()
+        with precision.autocast():
+            logits = state.model(images)
+        loss = recipe.loss(logits, targets) / recipe.accumulate
+        finite.ask(loss, batch.rows)
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        step_loss += loss.detach()
+
+    if not finite.answer():
+        raise NonFiniteLossError(state.step + 1, finite.rows)
+    if recipe.grad_clip is not None:
+        state.scaler.unscale_(state.optimizer)  # the norm is that of the true gradient
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.update(state.model, step=state.step + 1)
+    return step_loss
+
+
+class FiniteCheck:
+    """Asks whether the loss is finite before the optimiser uses it, and does not leave the device idle.
+
+    The question is copied to the host behind the forward pass. By the time that the host waits for the
+    answer, the whole backward pass is queued behind it, so the device goes on working.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        cuda = device.type == "cuda"
+        self.flags: list[tuple[Tensor, list[int]]] = []
+        self.rows: list[int] = []
+        self.event = torch.cuda.Event() if cuda else None
+        self.pinned = cuda
+
+    def ask(self, loss: Tensor, rows: Tensor) -> None:
+        """Note the question for this loss, float32 (), of the images in these rows."""
+        flag = torch.empty((), dtype=torch.bool, pin_memory=self.pinned)
+        flag.copy_(torch.isfinite(loss.detach()), non_blocking=True)
+        if self.event is not None:
+            self.event.record()
+        self.flags.append((flag, rows.tolist()))
+
+    def answer(self) -> bool:
+        """Say whether all losses asked for since the last answer are finite; if not, `rows` are the images."""
+        if self.event is not None:
+            self.event.synchronize()
+        self.rows = [row for flag, rows in self.flags if not flag.item() for row in rows]
+        self.flags.clear()
+        return not self.rows
+
+
+@dataclass
+class Speed:
+    """Images per second, and the share of the time that went into waiting for data."""
+
+    images: int = 0
+    waited: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches that have images, noting how long each took to come."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            self.images += len(batch.labels)
+            yield batch
+
+    def restart(self) -> None:
+        """Measure anew from now."""
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
+
+    @property
+    def images_per_second(self) -> float:
+        """Images trained on per second since the last restart."""
+        return self.images / (time.perf_counter() - self.since)
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

@@ -1,0 +1,113 @@
+"""Optimisers of timm, and the losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import timm.optim
+import torch
+from numpy.typing import NDArray
+from timm.loss import BinaryCrossEntropy
+from torch import Tensor, nn
+
+from mlops_img.config import LossConfig, OptimConfig
+from mlops_img.errors import UserError, did_you_mean
+
+# PyTorch's own optimisers that update all weights in one kernel when asked to.
+FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")
+
+
+def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Build timm's optimiser of this name over what is not frozen; norms and biases get no weight decay.
+
+    Raises:
+        UserError: no such optimiser, or options that it does not take.
+    """
+    known = timm.optim.list_optimizers()
+    if config.name not in known:
+        raise UserError(
+            f"optim.name: timm has no optimiser {config.name!r}.{did_you_mean(config.name, known)} "
+            "`python -c 'import timm.optim; print(timm.optim.list_optimizers())'` lists all"
+        )
+    options: dict[str, Any] = dict(config.kwargs)
+    if config.name in FUSED:
+        options.setdefault("fused", True)
+    if config.layer_decay is not None:
+        options["layer_decay"] = config.layer_decay
+    try:
+        return timm.optim.create_optimizer_v2(
+            model,
+            opt=config.name,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            **options,
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"optim.name={config.name}: {error}. Check optim.kwargs and its other keys") from None
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every group; groups of layer-wise decay take their share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+class SoftCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy over float32 logits (n, classes), for int64 (n,) labels or mixed float (n, classes) ones."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss."""
+        return super().forward(input.float(), target)
+
+
+class BinaryLoss(nn.Module):
+    """timm's binary cross-entropy, one yes or no per class, with a weight for each class's images."""
+
+    def __init__(self, smoothing: float, weight: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.loss = BinaryCrossEntropy(smoothing=smoothing, reduction="none")
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss of float logits (n, classes) and labels as `SoftCrossEntropy` takes them."""
+        losses = self.loss(logits.float(), target)
+        if isinstance(self.weight, Tensor):
+            shares = self.weight[target] if target.ndim == 1 else target @ self.weight
+            losses = losses * shares.unsqueeze(1)
+        return losses.mean()
+
+
+def make_loss(config: LossConfig, classes: list[str], labels: NDArray[np.int64]) -> nn.Module:
+    """Build the loss; `labels` (n,) are those of the training images, for balanced weights.
+
+    Raises:
+        UserError: a weight for a class that does not exist, or that is no number above 0.
+    """
+    weight = _class_weights(config.class_weights, classes, labels)
+    if config.name == "bce":
+        return BinaryLoss(config.label_smoothing, weight)
+    return SoftCrossEntropy(weight=weight, label_smoothing=config.label_smoothing)
+
+
+def _class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) -> Tensor | None:
+    if wanted == "none":
+        return None
+    if wanted == "balanced":
+        counts = np.bincount(labels, minlength=len(classes)).clip(1)
+        return torch.tensor(len(labels) / (len(classes) * counts), dtype=torch.float32)
+    if not isinstance(wanted, dict):
+        raise UserError(f"loss.class_weights={wanted}: it can be none, balanced or {{class name: weight}}")
+    weights = torch.ones(len(classes))
+    for name, weight in wanted.items():
+        if str(name) not in classes:
+            raise UserError(
+                f"loss.class_weights: there is no class {name!r}.{did_you_mean(str(name), classes)}"
+            )
+        if not isinstance(weight, int | float) or weight <= 0:
+            raise UserError(
+                f"loss.class_weights: the weight of {name!r} is {weight}; it must be a number above 0"
+            )
+        weights[classes.index(str(name))] = weight
+    return weights

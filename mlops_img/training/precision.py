@@ -1,0 +1,80 @@
+"""On what device and in what number format the model computes."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from mlops_img.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The compute format: weights stay float32, autocast runs what gains by it in `dtype`."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context of a forward pass; in fp32 it does nothing."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return the loss scaler, which does something in fp16 alone."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; auto takes CUDA where there is some.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"train.device={name}: no such device. Use auto, cpu, cuda or cuda:<number>"
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"train.device={name}: this machine has {torch.cuda.device_count()} CUDA devices. Use train.device=auto"
+        )
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Return the compute format of this name: fp32, bf16, fp16, or auto for the fastest sound one.
+
+    Raises:
+        UserError: fp16 on a CPU, where gradients underflow without gain.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return Precision(device, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
+        return Precision(device, torch.bfloat16 if cpu_computes_bf16() else torch.float32)
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("train.precision=fp16 needs CUDA. Use train.precision=auto, bf16 or fp32 on a CPU")
+    return Precision(device, DTYPES[name])
+
+
+def cpu_computes_bf16() -> bool:
+    """Say whether the CPU has bfloat16 arithmetic of its own; emulated, it would be slower than fp32."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def set_tf32(enabled: bool) -> None:
+    """Choose TF32 or full float32 for matrix products and convolutions on CUDA."""
+    mode = "tf32" if enabled else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode
+    torch.backends.cudnn.rnn.fp32_precision = mode

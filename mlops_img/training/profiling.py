@@ -1,0 +1,42 @@
+"""Where the time of a step goes, by torch.profiler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from mlops_img.data.loader import Batch
+from mlops_img.storage import write_text
+
+SKIP_STEPS = 2  # the first ones allocate memory and choose kernels
+WARMUP_STEPS = 1
+COSTLIEST = 30
+
+log = logging.getLogger(__name__)
+
+
+def profiled(batches: Iterable[Batch], folder: Path, steps: int) -> Iterator[Batch]:
+    """Pass the batches on and record what happens between them, for `steps` of them after the first few.
+
+    Writes `folder`/trace.json for a trace viewer and `folder`/operators.txt, the costliest operators.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cuda = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+
+    def write(profiler: profile) -> None:
+        profiler.export_chrome_trace(str(folder / "trace.json"))
+        order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+        table = profiler.key_averages().table(sort_by=order, row_limit=COSTLIEST)
+        write_text(folder / "operators.txt", table)
+        log.info("profile of %d steps: %s", steps, folder)
+
+    plan = schedule(wait=SKIP_STEPS, warmup=WARMUP_STEPS, active=steps, repeat=1)
+    with profile(activities=activities, schedule=plan, on_trace_ready=write, profile_memory=True) as profiler:
+        for batch in batches:
+            yield batch
+            profiler.step()

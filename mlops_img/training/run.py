@@ -1,0 +1,191 @@
+"""A run from its configuration to its report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from mlops_img.config import Config
+from mlops_img.data.augment import ImageAugment
+from mlops_img.data.loader import ShuffledPlans, load_batches, skip_or_raise
+from mlops_img.errors import UserError
+from mlops_img.report import write_report
+from mlops_img.resume import as_plain, check_unchanged
+from mlops_img.run_folder import RunFolder, dvc_md5
+from mlops_img.storage import write_json
+from mlops_img.tracking import Tracker, start_tracker
+from mlops_img.training.checkpoint import Checkpoints, newest_valid
+from mlops_img.training.evaluation import evaluate_split, load_trained, read_pixels
+from mlops_img.training.interrupts import StopRequest
+from mlops_img.training.loop import NonFiniteLossError, fit
+from mlops_img.training.profiling import profiled
+from mlops_img.training.session import Session, out_of_patience
+from mlops_img.training.setup import Setup, set_up
+
+NAMED_IMAGES = 3
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, folder: RunFolder) -> dict[str, Any]:
+    """Train, evaluate and report as configured; returns the summary, also in `folder`/summary.json.
+
+    Args:
+        config: validated.
+        folder: of this run; it exists.
+
+    Raises:
+        UserError: something that the user can mend; what was trained so far stays in the folder.
+        StoppedOnRequest: SIGTERM or Ctrl-C; a checkpoint was saved.
+    """
+    started = time.perf_counter()
+    setup = set_up(config)
+    state, dataset = setup.state, setup.dataset
+    data = {"fingerprint": dataset.fingerprint, "dvc_md5": dvc_md5(Path(config.data.root))}
+    plain = as_plain(config)
+    if config.resume:
+        _resume(setup, plain, folder)
+    folder.write_provenance(data)
+    folder.forget_after(state.step)
+    folder.point_latest(Path(config.runs_dir))
+    _announce(setup, folder)
+
+    tracker = start_tracker(config.tracking, folder.path, {**plain, "data_md5": data}, state.tracking_id)
+    state.tracking_id = tracker.run_id
+    about = {
+        "config": plain,
+        "classes": dataset.classes,
+        "preprocessing": setup.recipe.preprocessing.to_dict(),
+        "fingerprint": dataset.fingerprint,
+    }
+    summary = None
+    try:
+        bad = _train(setup, folder, tracker, about, started - state.seconds)
+        summary = _conclude(setup, folder, tracker, bad, started - state.seconds)
+    finally:
+        tracker.finish(summary)
+    return summary
+
+
+def _train(
+    setup: Setup, folder: RunFolder, tracker: Tracker, about: dict[str, Any], start: float
+) -> dict[str, str]:
+    """Run the loop; returns the training images that were left out, path to reason."""
+    state, config, images = setup.state, setup.config, setup.dataset.train
+    checkpoints = Checkpoints(folder.checkpoints, config.train.keep_checkpoints, about)
+    bad: dict[str, str] = {}
+    if state.step > 0 and out_of_patience(state, setup):
+        return bad
+    parts = config.train.accumulate
+    plans = ShuffledPlans(
+        size=len(images),
+        batch_size=config.train.batch_size,
+        per_epoch=setup.every.epoch * parts,  # whole steps, so that an epoch's end is always a step's
+        seed=config.seed,
+        start=state.step * parts,
+        stop=setup.every.total * parts,
+    )
+    augment = ImageAugment(config.augment, setup.recipe.preprocessing)
+    device = setup.recipe.precision.device
+    loaded = load_batches(images, augment, plans, seed=config.seed, workers=setup.workers, device=device)
+    batches = skip_or_raise(loaded, images, bad if config.data.on_bad_image == "skip" else None)
+    if config.train.profile_steps:
+        batches = profiled(batches, folder.path / "profile", config.train.profile_steps)
+    with StopRequest() as stop:
+        session = Session(setup, folder, tracker, checkpoints, stop, start)
+        try:
+            fit(state, batches, setup.recipe, setup.every, session)
+        except NonFiniteLossError as error:
+            raise UserError(_explain_non_finite(error, setup, folder)) from None
+        finally:
+            session.progress.close()
+            batches.close()
+    return bad
+
+
+def _conclude(
+    setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, str], start: float
+) -> dict[str, Any]:
+    """Evaluate the best weights on validation and test, write summary and report."""
+    state, dataset = setup.state, setup.dataset
+    best = folder.checkpoints / "best.pt"
+    trained = load_trained(best, setup.recipe.precision)
+    results = {
+        name: evaluate_split(folder, trained, setup.evaluator, name, dataset.split(name), dataset.val)
+        for name in ("val", "test")
+    }
+    speeds = [line["images_per_second"] for line in folder.read_metrics() if line["split"] == "train"]
+    summary = {
+        **{
+            f"{split}.{name}": result[name]
+            for split, result in results.items()
+            for name in ("top1", "top5", "f1_macro", "loss", "ece", "ece_calibrated", "n")
+        },
+        "temperature": results["test"]["temperature"],
+        "best_epoch": state.best_epoch,
+        "steps": state.step,
+        "images_per_second": sorted(speeds)[len(speeds) // 2] if speeds else None,
+        "skipped_train_images": len(bad),
+        "skipped_test_images": len(results["test"]["skipped"]),
+        "wall_seconds": time.perf_counter() - start,
+    }
+    if bad:
+        write_json(folder.path / "skipped.json", bad)
+        log.warning("%d training images were left out, see %s", len(bad), folder.path / "skipped.json")
+    write_json(folder.summary, summary)
+    report = write_report(folder.path, results["test"], lambda row: read_pixels(dataset.test, row))
+    figures = {f"report/{path.stem}": path for path in sorted(report.parent.glob("*.png"))}
+    tracker.log_images(figures, state.step)
+    if setup.config.tracking.log_artifact:
+        tracker.log_model([best, folder.config], summary)
+    log.info(
+        "test top-1 %.4f  macro F1 %.4f  loss %.4f  in %.0f s: %s",
+        summary["test.top1"],
+        summary["test.f1_macro"],
+        summary["test.loss"],
+        summary["wall_seconds"],
+        report,
+    )
+    return summary
+
+
+def _resume(setup: Setup, config: dict[str, Any], folder: RunFolder) -> None:
+    """Go back to where the run in `folder` was, if it had come to a checkpoint."""
+    checkpoint = newest_valid(folder.checkpoints)
+    if checkpoint is None:
+        log.info("no checkpoint in %s: starting anew", folder.checkpoints)
+        return
+    changes = check_unchanged(config, setup.dataset.fingerprint, checkpoint)
+    setup.state.load_dict(checkpoint)
+    log.info("going on after step %d of %d", setup.state.step, setup.every.total)
+    for change in changes:
+        log.warning("changed since: %s", change)
+
+
+def _announce(setup: Setup, folder: RunFolder) -> None:
+    dataset, precision = setup.dataset, setup.recipe.precision
+    trained = sum(weights.numel() for weights in setup.state.model.parameters() if weights.requires_grad)
+    log.info(
+        "%s on %s in %s, %.1f M weights to train; %d classes, %d + %d + %d images (train, val, test)",
+        setup.config.model.name,
+        precision.device,
+        str(precision.dtype).removeprefix("torch."),
+        trained / 1e6,
+        len(dataset.classes),
+        len(dataset.train),
+        len(dataset.val),
+        len(dataset.test),
+    )
+    log.info("run folder: %s", folder.path)
+
+
+def _explain_non_finite(error: NonFiniteLossError, setup: Setup, folder: RunFolder) -> str:
+    paths = [setup.dataset.train.paths[row] for row in error.rows]
+    write_json(folder.path / "non_finite.json", {"step": error.step, "images": paths})
+    kept = "checkpoints hold the weights from before" if setup.state.step else "nothing was trained yet"
+    return (
+        f"{error} (images {', '.join(paths[:NAMED_IMAGES])} and {max(0, len(paths) - NAMED_IMAGES)} more, all in "
+        f"{folder.path / 'non_finite.json'}); {kept}. Lower optim.lr or train.grad_clip, or look at those images"
+    )

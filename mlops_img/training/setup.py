@@ -1,0 +1,131 @@
+"""From the configuration to the parts that a run is made of."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+from mlops_img.config import Config, DataConfig
+from mlops_img.data.augment import BatchAugment
+from mlops_img.data.checks import Dataset, load_dataset
+from mlops_img.data.loader import default_workers
+from mlops_img.data.transforms import Preprocessing
+from mlops_img.errors import UserError
+from mlops_img.models import build_model, normalization
+from mlops_img.seeding import Purpose, seed_cpu
+from mlops_img.training.checkpoint import TrainState
+from mlops_img.training.evaluation import Evaluator
+from mlops_img.training.loop import Intervals, Recipe
+from mlops_img.training.optim import make_loss, make_optimizer
+from mlops_img.training.precision import choose_device, choose_precision, set_tf32
+from mlops_img.training.schedule import make_schedule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run needs and does not change; `state` is what training changes."""
+
+    config: Config
+    dataset: Dataset
+    recipe: Recipe
+    every: Intervals
+    evaluator: Evaluator
+    workers: int
+    state: TrainState
+
+
+def set_up(config: Config) -> Setup:
+    """Build data set, model, optimiser and the rest.
+
+    Raises:
+        UserError: whatever of it cannot be.
+    """
+    device = choose_device(config.train.device)
+    precision = choose_precision(config.train.precision, device)
+    set_tf32(config.train.tf32)
+    torch.backends.cudnn.benchmark = True
+    dataset = load_dataset(config.data)
+    every = intervals(config, len(dataset.train))
+
+    # The initial weights follow from the seed, on the CPU, whatever device they move to.
+    seed_cpu(config.seed, Purpose.WEIGHTS)
+    model = build_model(config.model, len(dataset.classes), config.data.image_size)
+    preprocessing = make_preprocessing(config.data, model, grey=config.model.in_chans == 1)
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"model.freeze={config.model.freeze} leaves nothing to train. Freeze less")
+    decay = config.train.ema_decay
+    state = TrainState(
+        model=model,
+        optimizer=make_optimizer(config.optim, model),
+        scaler=precision.scaler(),
+        ema=ModelEmaV3(model, decay=decay, use_warmup=True) if decay is not None else None,
+        epoch_loss=torch.zeros((), device=device),
+    )
+    if config.train.compile:
+        model.compile()
+
+    workers = default_workers(device) if config.data.workers is None else config.data.workers
+    recipe = Recipe(
+        loss=_to(make_loss(config.loss, dataset.classes, dataset.train.labels), device),
+        preprocessing=preprocessing,
+        augment=BatchAugment(config.augment, len(dataset.classes)),
+        precision=precision,
+        schedule=make_schedule(config.schedule, every.total, every.epoch),
+        lr=config.optim.lr,
+        seed=config.seed,
+        accumulate=config.train.accumulate,
+        grad_clip=config.train.grad_clip,
+        channels_last=config.train.channels_last,
+    )
+    evaluator = Evaluator(
+        preprocessing,
+        precision,
+        config.train.eval_batch_size or 2 * config.train.batch_size,
+        workers,
+        skip_bad=config.data.on_bad_image == "skip",
+    )
+    return Setup(config, dataset, recipe, every, evaluator, workers, state)
+
+
+def intervals(config: Config, images: int) -> Intervals:
+    """Count a run's steps, given its number of training images.
+
+    Raises:
+        UserError: there are fewer images than one step takes.
+    """
+    train = config.train
+    per_step = train.batch_size * train.accumulate
+    if per_step > images:
+        raise UserError(
+            f"train.batch_size={train.batch_size} (times train.accumulate={train.accumulate}) is more than the {images} "
+            f"training images. Use at most {images}"
+        )
+    per_epoch = images // train.batch_size // train.accumulate
+    total = per_epoch * train.epochs
+    if train.max_steps is not None:
+        total = min(total, train.max_steps)
+    return Intervals(total, per_epoch, train.log_every_steps, train.checkpoint_every_steps)
+
+
+def make_preprocessing(config: DataConfig, model: nn.Module, *, grey: bool) -> Preprocessing:
+    """Return the data's preprocessing, normalising as the model's weights expect where nothing else is said."""
+    mean, std = normalization(model)
+    return Preprocessing(
+        config.image_size,
+        config.crop_pct,
+        tuple(config.mean) if config.mean is not None else mean,
+        tuple(config.std) if config.std is not None else std,
+        grey,
+    )
+
+
+def _to(module: nn.Module, device: torch.device) -> nn.Module:
+    return module.to(device)

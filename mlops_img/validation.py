@@ -1,0 +1,116 @@
+"""What the types of the configuration cannot say: choices, ranges and what goes together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlops_img.config import Config, DataConfig
+from mlops_img.errors import UserError, did_you_mean
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.on_bad_image": ("raise", "skip"),
+    "augment.crop": ("random_resized", "pad", "none"),
+    "augment.policy": ("none", "randaugment", "trivialaugment"),
+    "schedule.name": ("cosine", "one_cycle", "step", "constant"),
+    "loss.name": ("cross_entropy", "bce"),
+    "train.precision": ("auto", "fp32", "bf16", "fp16"),
+    "tracking.name": ("none", "wandb"),
+    "tracking.mode": ("auto", "online", "offline"),
+    "optimized_metric": ("val.top1", "val.top5", "val.f1_macro", "val.loss"),
+}
+
+# Key: the least value, and whether that value itself is allowed.
+LEAST: dict[str, tuple[float, bool]] = {
+    "seed": (0, True),
+    "data.image_size": (0, False),
+    "data.limit": (0, False),
+    "data.workers": (0, True),
+    "augment.padding": (0, True),
+    "augment.mixup": (0, True),
+    "augment.cutmix": (0, True),
+    "augment.color_jitter": (0, True),
+    "optim.lr": (0, False),
+    "optim.weight_decay": (0, True),
+    "optim.layer_decay": (0, False),
+    "train.epochs": (0, False),
+    "train.max_steps": (0, False),
+    "train.batch_size": (0, False),
+    "train.eval_batch_size": (0, False),
+    "train.accumulate": (0, False),
+    "train.grad_clip": (0, False),
+    "train.checkpoint_every_steps": (0, True),
+    "train.keep_checkpoints": (0, False),
+    "train.log_every_steps": (0, True),
+    "train.early_stopping_patience": (0, False),
+    "train.profile_steps": (0, True),
+}
+
+PROBABILITIES = (
+    "data.crop_pct",
+    "model.drop_rate",
+    "model.drop_path_rate",
+    "augment.hflip",
+    "augment.vflip",
+    "augment.random_erasing",
+    "augment.mix_prob",
+    "loss.label_smoothing",
+    "schedule.final_fraction",
+    "train.ema_decay",
+)
+
+
+def validate(config: Config) -> None:
+    """Check the whole configuration.
+
+    Raises:
+        UserError: the first key that cannot be; says what it may be.
+    """
+    for key, valid in CHOICES.items():
+        check_choice(key, _value(config, key), valid)
+    for key, (least, included) in LEAST.items():
+        value = _value(config, key)
+        if value is not None and not (value >= least if included else value > least):
+            raise UserError(f"{key}={value}: it must be {'at least' if included else 'more than'} {least}")
+    for key in PROBABILITIES:
+        value = _value(config, key)
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"{key}={value}: it must lie between 0 and 1")
+    validate_data(config.data)
+    if config.augment.hue_jitter > 0.5:
+        raise UserError(f"augment.hue_jitter={config.augment.hue_jitter}: it must be at most 0.5")
+    for key in ("augment.scale", "augment.ratio", "augment.zoom"):
+        value = _value(config, key)
+        if len(value) != 2 or not 0 < value[0] <= value[1]:
+            raise UserError(
+                f"{key}={value}: it takes two numbers above 0, the smaller first, e.g. [0.5, 1.0]"
+            )
+
+
+def validate_data(config: DataConfig) -> None:
+    """Check what commands besides training use too.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    check_choice("data.on_bad_image", config.on_bad_image, CHOICES["data.on_bad_image"])
+    if config.crop_pct <= 0:
+        raise UserError(f"data.crop_pct={config.crop_pct}: it must be more than 0")
+    for key in ("mean", "std"):
+        value = getattr(config, key)
+        if value is not None and len(value) != 3:
+            raise UserError(f"data.{key}={value}: it takes one number for each of red, green and blue")
+    if config.std is not None and min(config.std) <= 0:
+        raise UserError(f"data.std={config.std}: each must be more than 0")
+
+
+def check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+    """Raise a UserError that names the nearest choice if `value` is none of them."""
+    if value not in valid:
+        raise UserError(f"{key}={value}: it can be {', '.join(valid)}.{did_you_mean(value, valid)}")
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
