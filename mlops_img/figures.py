@@ -172,7 +172,7 @@ def mistakes_figure(mistakes: Sequence[dict[str, Any]], images: Sequence[NDArray
 def multirun_figure(rows: list[dict[str, Any]], metric: str = "value", maximize: bool = True) -> Figure:
     """Jobs of a multirun ranked by the value they reached, best on top, failed ones marked below.
 
-    Rows are {"job", "overrides", "value": float or None, "status": "ok" or "failed"}. At most 40 are drawn.
+    Rows are {"job", "overrides", "value": float or None, "status": "ok" or what else}; 40 at most are drawn.
     Dots, not bars: the values lie close together and the axis need not start at zero.
     """
     finished, failed = [row for row in rows if _has_value(row)], [row for row in rows if not _has_value(row)]
@@ -188,7 +188,7 @@ def multirun_figure(rows: list[dict[str, Any]], metric: str = "value", maximize:
     for place, value in enumerate(values):
         _beside(axes, f"{value:.4g}", value, place, 9)
     for place, row in enumerate(shown[len(values) :], start=len(values)):
-        text = "x failed" if row["status"] != "ok" else "x no value"
+        text = "x no value" if row["status"] == "ok" else f"x {row['status']}"
         axes.text(0.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=RED)
     names = [f"#{row['job']}  {plain_text(str(row['overrides']), 60)}" for row in shown]
     axes.set_yticks(range(len(shown)), names)

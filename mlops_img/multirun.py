@@ -15,7 +15,7 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from mlops_img.storage import write_text
+from mlops_img.storage import write_atomically, write_text
 
 ERROR_FILE = "error.txt"
 COLUMNS = (
@@ -66,14 +66,16 @@ def rank_jobs(folder: Path) -> list[dict[str, Any]]:
 
 def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write summary.csv and summary.png."""
-    from mlops_img.figures import multirun_figure
+    from mlops_img.figures import multirun_figure, png_bytes
 
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "summary.csv", text.getvalue())
-    multirun_figure(rows).savefig(folder / "summary.png", dpi=120, bbox_inches="tight")
+    metric = rows[0]["metric"]
+    figure = png_bytes(multirun_figure(rows, metric=metric, maximize=metric != "val.loss"))
+    write_atomically(folder / "summary.png", lambda file: file.write(figure))
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

@@ -100,7 +100,8 @@ def as_plain(config: Config) -> dict[str, Any]:
 
 
 def _overrides(folder: Path) -> list[str]:
-    path = folder / ".hydra" / "overrides.yaml"
+    # Not .hydra/overrides.yaml: an attempt to resume that was refused has left its own there.
+    path = folder / "overrides.yaml"
     return list(yaml.safe_load(path.read_text(encoding="utf-8")) or []) if path.is_file() else []
 
 

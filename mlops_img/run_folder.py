@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,21 @@ PACKAGES = (
     "omegaconf",
     "wandb",
 )
+OVERRIDES_FILE = "overrides.yaml"
 REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a run was asked for on the command line.
+
+    Attributes:
+        overrides: as typed.
+        data_option: the option of the group `data`; it decides which keys there are.
+    """
+
+    overrides: list[str]
+    data_option: str
 
 
 class RunFolder:
@@ -59,22 +74,18 @@ class RunFolder:
                 f"run folder {self.path} cannot be written: {error.strerror}. Choose another with hydra.run.dir=..."
             ) from None
 
-    def write_config(self, config: Config, data_option: str) -> None:
-        """Write config.yaml, and repeat/experiment/repeat.yaml for whoever wants the same run again.
-
-        Args:
-            config: with everything resolved.
-            data_option: the option of the group `data` that the run chose; it decides the keys there.
-        """
+    def write_config(self, config: Config, origin: Origin) -> None:
+        """Write config.yaml, overrides.yaml, and repeat/experiment/repeat.yaml for the same run again."""
         text = OmegaConf.to_yaml(OmegaConf.structured(config))
         write_text(self.config, text)
+        write_text(self.path / OVERRIDES_FILE, yaml.safe_dump(origin.overrides))
         repeat = self.path / "repeat" / "experiment"
         repeat.mkdir(parents=True, exist_ok=True)
         write_text(
             repeat / "repeat.yaml",
             "# @package _global_\n"
             f"# The same run again: python -m mlops_img.train --config-dir {repeat.parent} experiment=repeat\n"
-            f"defaults:\n  - override /data: {data_option}\n{text}",
+            f"defaults:\n  - override /data: {origin.data_option}\n{text}",
         )
 
     def record(self, metrics: dict[str, Any]) -> None:

@@ -22,14 +22,15 @@ def train(config: Config) -> float:
     from mlops_img.validation import validate
 
     validate(config)
-    from mlops_img.run_folder import RunFolder
+    from mlops_img.run_folder import Origin, RunFolder
 
-    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    hydra = HydraConfig.get()
+    folder = RunFolder(Path(hydra.runtime.output_dir))
     folder.create()
-    folder.write_config(config, HydraConfig.get().runtime.choices["data"])
     from mlops_img.training.run import run
 
-    return float(run(config, folder)[config.optimized_metric])
+    origin = Origin(list(hydra.overrides.task), hydra.runtime.choices["data"])
+    return float(run(config, folder, origin)[config.optimized_metric])
 
 
 def main() -> None:

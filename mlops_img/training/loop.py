@@ -100,24 +100,25 @@ def fit(
         state.epoch_loss += loss
         state.step += 1
 
-        if _due(state.step, every.log):
-            around.log(state, loss, speed)
-            speed.restart()
         finished = state.step == every.total
+        epoch_ends = _due(state.step, every.epoch) or finished
+        if _due(state.step, every.log) or epoch_ends:
+            around.log(state, loss, speed)
         enough = False
-        if _due(state.step, every.epoch) or finished:
+        if epoch_ends:
             steps = (state.step - 1) % every.epoch + 1
             train_loss = state.epoch_loss.item() / steps
             state.epoch_loss.zero_()
             enough = around.end_epoch(state, train_loss)
-            around.save(state)
-            speed.restart()
-        elif _due(state.step, every.checkpoint) or around.stop_requested():
+        stopping = around.stop_requested() and not finished
+        if epoch_ends or stopping or _due(state.step, every.checkpoint):
             around.save(state)
         if enough:
             return
-        if around.stop_requested() and not finished:
+        if stopping:
             raise StoppedOnRequest
+        if _due(state.step, every.log) or epoch_ends:
+            speed.restart()
 
 
 def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finite: FiniteCheck) -> Tensor:

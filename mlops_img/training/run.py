@@ -13,7 +13,7 @@ from mlops_img.data.loader import ShuffledPlans, load_batches, skip_or_raise
 from mlops_img.errors import UserError
 from mlops_img.report import write_report
 from mlops_img.resume import as_plain, check_unchanged
-from mlops_img.run_folder import RunFolder, dvc_md5
+from mlops_img.run_folder import Origin, RunFolder, dvc_md5
 from mlops_img.storage import write_json
 from mlops_img.tracking import Tracker, start_tracker
 from mlops_img.training.checkpoint import Checkpoints, newest_valid
@@ -29,12 +29,13 @@ NAMED_IMAGES = 3
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: RunFolder) -> dict[str, Any]:
+def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     """Train, evaluate and report as configured; returns the summary, also in `folder`/summary.json.
 
     Args:
         config: validated.
         folder: of this run; it exists.
+        origin: how the run was asked for.
 
     Raises:
         UserError: something that the user can mend; what was trained so far stays in the folder.
@@ -47,6 +48,7 @@ def run(config: Config, folder: RunFolder) -> dict[str, Any]:
     plain = as_plain(config)
     if config.resume:
         _resume(setup, plain, folder)
+    folder.write_config(config, origin)
     folder.write_provenance(data)
     folder.forget_after(state.step)
     folder.point_latest(Path(config.runs_dir))
