@@ -1,0 +1,85 @@
+# Every target sets up what it needs and does nothing twice. `make` alone lists the targets.
+# pip reads its own settings (pip.conf, PIP_INDEX_URL, ...). Without a GPU, a smaller PyTorch will do:
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make train
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# python3 if it is one of the supported versions, else whichever of those is there.
+PYTHON ?= $(or $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done),python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
+DOCKER ?= docker
+DEVICE ?= cpu
+RUN ?= runs/latest
+ARGS ?=
+
+.PHONY: help setup data train evaluate audit test lint types format benchmark docker-train clean distclean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'ARGS are passed on: make train ARGS="model=vit_tiny optim.lr=1e-3"'
+
+setup: $(VENV)/.installed-dev ## make .venv with everything that training, tests and checks need
+
+data: data/mnist5k ## write the default data set under data/
+
+train: $(VENV)/.installed data/mnist5k ## train, evaluate and write the report (ARGS="model=vit_tiny")
+	$(PY) -m mlops_img.train $(ARGS)
+
+evaluate: $(VENV)/.installed data/mnist5k ## evaluate a run again (RUN=runs/X ARGS="split=val"; the latest)
+	$(PY) -m mlops_img.evaluate run=$(RUN) $(ARGS)
+
+audit: $(VENV)/.installed data/mnist5k ## look for what is wrong in a data set (ARGS="data=folder data.root=...")
+	$(PY) -m mlops_img.data.audit $(ARGS)
+
+test: lint types ## lint, check types, run all tests, print the coverage (ARGS="-x")
+	@# One thread a worker: workers that each start a thread per core slow one another down.
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(ARGS) --cov
+
+lint: $(VENV)/.installed-dev ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(VENV)/.installed-dev ## mypy --strict on the package
+	$(PY) -m mypy
+
+format: $(VENV)/.installed-dev ## let ruff mend and format the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+benchmark: $(VENV)/.installed-bench ## measure the training loop and the input pipeline beside others
+	$(PY) benchmarks/train_loop.py
+	$(PY) benchmarks/input_pipeline.py $(ARGS)
+
+docker-train: ## build the training image (DEVICE=cpu or cuda)
+	@command -v $(DOCKER) >/dev/null || { echo "error: $(DOCKER) was not found: install Docker," \
+		"or name another builder: make docker-train DOCKER=podman" >&2; exit 1; }
+	$(DOCKER) build --file Dockerfile.train --build-arg DEVICE=$(DEVICE) --tag mlops_img-train:$(DEVICE) .
+
+clean: ## remove caches and build outputs (never data/ or runs/)
+	rm -rf build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	find mlops_img tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## clean, and remove .venv and the default data set (never runs/)
+	rm -rf $(VENV) data/mnist5k
+
+# What was installed, and when: the stamps are written after pip succeeded, and are older than
+# pyproject.toml or constraints.txt when those changed. Training needs none of the development tools.
+$(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	$(INSTALL) --editable ".[$*]"
+	@touch $@
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { echo "error: Python 3.11, 3.12 or 3.13 is needed, and" \
+		"$(PYTHON) is not one: install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null || { rm -rf $(VENV); echo "error: $(PYTHON) -m venv failed:" \
+		"on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+
+data/mnist5k: | $(VENV)/.installed
+	$(PY) -m mlops_img.data.mnist5k $@
