@@ -1,0 +1,100 @@
+"""How fast photos become training batches: our loader beside torchvision's ImageFolder in a DataLoader.
+
+    python benchmarks/input_pipeline.py --photos <a folder of class folders of JPEGs>
+
+Both cut random resized crops of 224 px with mirror images, in batches of 32; torchvision's v2 transforms
+end in normalised floats, as its documentation has it, and ours in uint8, which is normalised on the device
+(that time is counted too). Runs with 0 and with 2 workers, in turns, and compares the evaluation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from results import arguments, report
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from mlops_img.config import AugmentConfig, FolderConfig
+from mlops_img.data.augment import ImageAugment
+from mlops_img.data.decode import decode_rgb
+from mlops_img.data.loader import ShuffledPlans, load_batches
+from mlops_img.data.sources import Folder, ImageSet, read_file
+from mlops_img.data.transforms import Preprocessing
+from mlops_img.models import IMAGENET_MEAN, IMAGENET_STD
+
+SIDE, RESIZED, BATCH = 224, 256, 32
+PREPROCESSING = Preprocessing(SIDE, SIDE / RESIZED, IMAGENET_MEAN, IMAGENET_STD)
+GOAL = 1.5
+
+
+def ours(images: ImageSet, workers: int) -> Callable[[], None]:
+    augment = ImageAugment(AugmentConfig(), PREPROCESSING)
+    per_epoch = len(images) // BATCH
+    epoch = iter(range(10**9))
+
+    def turn() -> None:
+        start = next(epoch) * per_epoch
+        plans = ShuffledPlans(len(images), BATCH, per_epoch, seed=0, start=start, stop=start + per_epoch)
+        for batch in load_batches(images, augment, plans, workers=workers):
+            PREPROCESSING.normalize(batch.images)
+
+    return turn
+
+
+def torchvision_folder(photos: Path, workers: int) -> Callable[[], None]:
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(SIDE),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    loader = DataLoader(
+        ImageFolder(photos, transform), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=workers
+    )
+
+    def turn() -> None:
+        for _ in loader:
+            pass
+
+    return turn
+
+
+def compare_evaluation_images(images: ImageSet) -> None:
+    """Print how far our evaluation images are from torchvision's, in levels of 255."""
+    reference = v2.Compose([v2.Resize(RESIZED), v2.CenterCrop(SIDE), v2.PILToTensor()])
+    largest, differing = 0, 0.0
+    for path in images.paths:
+        with Image.open(path) as photo:
+            theirs = reference(photo.convert("RGB")).int()
+        difference = (PREPROCESSING.crop(decode_rgb(read_file(path))).int() - theirs).abs()
+        largest = max(largest, int(difference.max()))
+        differing += float((difference > 0).float().mean()) / len(images)
+    print(f"evaluation images: at most {largest} of 255 levels apart, {differing:.1%} of the values differ")
+
+
+def main() -> None:
+    options: argparse.Namespace = arguments(__doc__, rounds=9, photos=Path("data/photos"))
+    images = Folder(FolderConfig(root=str(options.photos))).table().splits["train"]
+    torch.set_num_threads(1)
+    compare_evaluation_images(images)
+    count = len(images) // BATCH * BATCH
+    for workers in (0, 2):
+        peer = f"ImageFolder + v2, {workers} workers"
+        contenders = {
+            f"mlops_img, {workers} workers": ours(images, workers),
+            peer: torchvision_folder(options.photos, workers),
+        }
+        report(f"input_pipeline_{workers}_workers", contenders, count, options, warmup=1, goals={peer: GOAL})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""How fast the training loop is: ours beside a bare hand-written loop and Lightning, on the same tensors.
+
+    python benchmarks/train_loop.py --rounds 7
+
+resnet18 at 224 px, batch 32, random uint8 images held in memory, AdamW. The contenders take turns, a few
+steps each, so that a machine whose speed drifts slows all alike; reported are medians over the rounds and
+their ratios. Needs the extra `bench` (pip install -e ".[bench]").
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+
+import timm
+import torch
+from results import arguments, report
+from torch import Tensor, nn
+
+from mlops_img.config import AugmentConfig, OptimConfig, TrainConfig
+from mlops_img.data.augment import BatchAugment
+from mlops_img.data.loader import Batch
+from mlops_img.data.transforms import Preprocessing
+from mlops_img.models import IMAGENET_MEAN, IMAGENET_STD
+from mlops_img.training.checkpoint import TrainState
+from mlops_img.training.loop import Intervals, Recipe, Speed, fit
+from mlops_img.training.optim import SoftCrossEntropy, make_optimizer
+from mlops_img.training.precision import choose_device, choose_precision
+
+BATCH, SIDE, CLASSES, LR = 32, 224, 1000, 1e-3
+STEPS = 4  # in each turn
+WARMUP_TURNS = 1
+
+Turn = Callable[[], None]
+
+
+class Quiet:
+    """Nothing around the steps: neither contender logs, validates or saves."""
+
+    def log(self, state: TrainState, loss: Tensor, speed: Speed) -> None: ...
+
+    def end_epoch(self, state: TrainState, train_loss: float) -> bool:
+        return False
+
+    def save(self, state: TrainState) -> None: ...
+
+    def stop_requested(self) -> bool:
+        return False
+
+
+def new_model(device: torch.device, *, channels_last: bool) -> nn.Module:
+    torch.manual_seed(0)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return timm.create_model("resnet18", num_classes=CLASSES).to(device, memory_format=memory_format)
+
+
+def ours(batches: list[Batch], device: torch.device) -> Turn:
+    """Return a turn of `fit` at the defaults of the configuration."""
+    defaults = TrainConfig()
+    precision = choose_precision(defaults.precision, device)
+    model = new_model(device, channels_last=defaults.channels_last)
+    state = TrainState(
+        model,
+        make_optimizer(OptimConfig(lr=LR), model),
+        precision.scaler(),
+        ema=None,
+        epoch_loss=torch.zeros((), device=device),
+    )
+    recipe = Recipe(
+        loss=SoftCrossEntropy(),
+        preprocessing=Preprocessing(SIDE, 1.0, IMAGENET_MEAN, IMAGENET_STD),
+        augment=BatchAugment(AugmentConfig(), CLASSES),
+        precision=precision,
+        schedule=lambda step: 1.0,
+        lr=LR,
+        seed=0,
+        grad_clip=defaults.grad_clip,
+    )
+
+    def turn() -> None:
+        total = state.step + STEPS
+        fit(state, batches, recipe, Intervals(total, epoch=10**9, log=defaults.log_every_steps), Quiet())
+
+    return turn
+
+
+def bare(batches: list[Batch], device: torch.device) -> Turn:
+    """Return a turn of the loop that one would write by hand, with the same settings."""
+    precision = choose_precision("auto", device)
+    model = new_model(device, channels_last=True)
+    optimizer = make_optimizer(OptimConfig(lr=LR), model)
+    normalize = Preprocessing(SIDE, 1.0, IMAGENET_MEAN, IMAGENET_STD).normalize
+    loss_function = nn.CrossEntropyLoss()
+
+    def turn() -> None:
+        for batch in batches:
+            images, labels = (
+                batch.images.to(device, non_blocking=True),
+                batch.labels.to(device, non_blocking=True),
+            )
+            with torch.autocast(device.type, precision.dtype, enabled=precision.dtype != torch.float32):
+                loss = loss_function(model(normalize(images)).float(), labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return turn
+
+
+def lightning(batches: list[Batch], device: torch.device, *, precision: str, channels_last: bool) -> Turn:
+    """Return a turn of Lightning's Trainer, with its logging, checkpoints and progress bar switched off."""
+    import lightning as pl
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+    class Module(pl.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = new_model(torch.device("cpu"), channels_last=channels_last)
+            self.normalize = Preprocessing(SIDE, 1.0, IMAGENET_MEAN, IMAGENET_STD).normalize
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            images, labels = batch
+            return nn.functional.cross_entropy(self.model(self.normalize(images)).float(), labels)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            # Tuned as ours is where Lightning is; PyTorch's default where it is not.
+            return torch.optim.AdamW(self.parameters(), lr=LR, weight_decay=0.05, fused=channels_last or None)
+
+    module = Module()
+    plain = [(batch.images if channels_last else batch.images.contiguous(), batch.labels) for batch in batches]
+
+    class Stamp(pl.Callback):  # type: ignore[misc]
+        """Times the steps alone: Lightning's set-up of a fit is not what is compared."""
+
+        seconds = 0.0
+
+        def on_train_epoch_start(self, trainer: object, module: object) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_epoch_end(self, trainer: object, module: object) -> None:
+            self.seconds = time.perf_counter() - self.start
+
+    stamp = Stamp()
+
+    def turn() -> float:
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator=device.type,
+            devices=1,
+            precision=precision,
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[stamp],
+        )
+        trainer.fit(module, torch.utils.data.DataLoader(plain, batch_size=None))
+        return stamp.seconds
+
+    return turn  # type: ignore[return-value]
+
+
+def main() -> None:
+    options = arguments(__doc__, rounds=7)
+    device = choose_device("auto")
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        Batch(
+            torch.randint(256, (BATCH, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2),
+            torch.randint(CLASSES, (BATCH,), generator=generator),
+            torch.arange(BATCH),
+            [],
+        )
+        for _ in range(STEPS)
+    ]
+    contenders = {
+        "mlops_img fit": ours(batches, device),
+        "bare loop": bare(batches, device),
+        "Lightning, its defaults": lightning(batches, device, precision="32-true", channels_last=False),
+        "Lightning, bf16-mixed, channels_last": lightning(batches, device, precision="bf16-mixed", channels_last=True),
+    }
+    report("train_loop", contenders, STEPS * BATCH, options, warmup=WARMUP_TURNS, goals=GOALS)
+
+
+# Ours over the peer, images/s: what we want to reach.
+GOALS = {"bare loop": 0.97, "Lightning, its defaults": 2.2, "Lightning, bf16-mixed, channels_last": 1.0}
+
+
+if __name__ == "__main__":
+    main()
