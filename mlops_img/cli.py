@@ -19,6 +19,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mlops_img.config import register_schemas
 from mlops_img.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
@@ -54,6 +55,7 @@ def command(task: Callable[[C], float | int | None], config_name: str) -> None:
 
     def job(composed: DictConfig) -> float | int | None:
         try:
+            reject_unknown_keys(composed)
             config: Any = OmegaConf.to_object(composed)
             return task(config)
         except Exception as error:
@@ -69,11 +71,35 @@ def command(task: Callable[[C], float | int | None], config_name: str) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, HydraException):
+            # Hydra makes the run folder before any code of ours runs.
+            place = f"run folder {error.filename} cannot be made: {error.strerror}"
+            error = UserError(f"{place}. Choose another with hydra.run.dir=...")
         exit_with(error)
     finally:
         multirun = sys.modules.get("mlops_img.multirun")
         if multirun is not None:
             multirun.finish()
+
+
+def reject_unknown_keys(node: DictConfig) -> None:
+    """Look for keys that no dataclass has: `+key=value` adds them past the types.
+
+    Raises:
+        UserError: the first such key, with the nearest valid one.
+    """
+    kind = OmegaConf.get_type(node)
+    for name in node:
+        if dataclasses.is_dataclass(kind):
+            names = [field.name for field in dataclasses.fields(kind)]
+            if name not in names:
+                raise UserError(_no_such_key(str(node._get_full_key(name)), str(name), names))
+        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            reject_unknown_keys(node[name])
+
+
+def _no_such_key(full: str, key: str, names: list[str]) -> str:
+    return f"{full}: there is no such key.{did_you_mean(key, names)} Keys here: {', '.join(names)}"
 
 
 def describe(error: Exception) -> str | None:
@@ -86,12 +112,16 @@ def describe(error: Exception) -> str | None:
         options = [name for name in error.options or [] if name != option]
         if not group:
             return _one_line(error)
-        return f"{group}={option}: there is no such option; there are {', '.join(options)}.{did_you_mean(option, options)}"
+        return (
+            f"{group}={option}: there is no such option; there are {', '.join(options)}.{did_you_mean(option, options)}"
+        )
     if isinstance(error, HydraException | OmegaConfBaseException):
-        cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-        if isinstance(cause, OmegaConfBaseException):
-            return _describe_key(error, cause)
-        return _one_line(error)
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OmegaConfBaseException):
+            cause = cause.__cause__ or cause.__context__
+        return _one_line(error) if cause is None else _describe_key(error, cause)
+    if isinstance(error, YAMLError):
+        return f"this is no YAML: {_one_line(error)}"
     return None
 
 
@@ -103,7 +133,7 @@ def _describe_key(error: Exception, cause: OmegaConfBaseException) -> str:
     if dataclasses.is_dataclass(cause.object_type) and cause.key is not None:
         names = [field.name for field in dataclasses.fields(cause.object_type)]
         if cause.key not in names:
-            return f"{place}{key}: there is no such key.{did_you_mean(str(cause.key), names)} Keys here: {', '.join(names)}"
+            return place + _no_such_key(key, str(cause.key), names)
     if "mandatory value" in reason or "mandatory value" in str(cause):
         return f"{place}{key} is not set. Set it with {key}=..."
     return f"{place}{key}: {reason}" if key not in reason else f"{place}{reason}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 @dataclass
@@ -316,16 +316,30 @@ class AuditConfig:
 
     data: DataConfig = MISSING
     # Two images are near duplicates when at most this many of the 64 bits of their hashes differ.
-    near_duplicate_bits: int = 3
-    # Where the findings are written as JSON; null: audit.json in the data's root, or here if that is read-only.
+    near_duplicate_bits: int = 6
+    # Where the findings are written as JSON; null: <root>.audit.json beside the root, or here if that is read-only.
     output: str | None = None
 
 
 def register_schemas() -> None:
     """Tell Hydra the types; `conf/` names them as `schema`, `schema/data: folder`, and so on."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
-    store.store(name="audit_schema", node=AuditConfig)
-    for name, node in DATA_SOURCES.items():
-        store.store(group="schema/data", name=name, node=node)
+    for name, node in (
+        ("schema", Config),
+        ("evaluate_schema", EvaluateConfig),
+        ("audit_schema", AuditConfig),
+    ):
+        store.store(name=name, node=_open_dicts(OmegaConf.structured(node)))
+    for name, source in DATA_SOURCES.items():
+        store.store(group="schema/data", name=name, node=_open_dicts(OmegaConf.structured(source)))
+
+
+def _open_dicts(node: DictConfig) -> DictConfig:
+    """Let the keys of `kwargs` be anything: they belong to timm, torchvision or the user."""
+    for name in node:
+        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            if name == "kwargs":
+                OmegaConf.set_struct(node[name], False)
+            else:
+                _open_dicts(node[name])
+    return node

@@ -70,9 +70,7 @@ def evaluate(config: EvaluateConfig) -> float:
     report = write_report(run.path, result, lambda row: read_pixels(images, row))
     for name in SHOWN:
         print(
-            f"{config.split}.{name:18}{result[name]:.4f}"
-            if name != "n"
-            else f"{config.split}.{name:18}{result[name]}"
+            f"{config.split}.{name:18}{result[name]:.4f}" if name != "n" else f"{config.split}.{name:18}{result[name]}"
         )
     print(f"report: {report}")
     return float(result["top1"])

@@ -45,13 +45,15 @@ class MultirunSummary(Callback):
 
 def finish() -> None:
     """Summarise the multirun of this process, if there was one; also when a job of it failed."""
-    if _started is None:
+    global _started
+    folder, _started = _started, None
+    if folder is None or not folder.is_dir():
         return
-    rows = rank_jobs(_started)
+    rows = rank_jobs(folder)
     if rows:
-        write_summary(_started, rows)
+        write_summary(folder, rows)
         print(format_table(rows))
-        print(f"summary: {_started / 'summary.csv'}")
+        print(f"summary: {folder / 'summary.csv'}")
 
 
 def rank_jobs(folder: Path) -> list[dict[str, Any]]:
@@ -82,11 +84,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     """Return the ranking for a terminal."""
     lines = [("rank", "job", rows[0]["metric"], "test top-1", "time", "settings")]
     for row in rows:
-        settings = (
-            row["overrides"]
-            if row["status"] == "ok"
-            else f"{row['overrides']}  {row['status']}: {row['error']}"
-        )
+        settings = row["overrides"] if row["status"] == "ok" else f"{row['overrides']}  {row['status']}: {row['error']}"
         lines.append(
             (
                 str(row["rank"] or "-"),
@@ -99,8 +97,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
     return "\n".join(
-        "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1]])
-        for line in lines
+        "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]) for line in lines
     )
 
 

@@ -58,7 +58,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     before = _overrides(folder)
     kept = [text for text in before if _key(text) not in {_key(argument) for argument in arguments}]
     place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={folder}"]
-    return [*kept, *arguments, *place]
+    # After what was given: Hydra takes options such as --config-dir only before the first override.
+    return [*arguments, *kept, *place]
 
 
 def check_unchanged(config: dict[str, Any], fingerprint: str, checkpoint: dict[str, Any]) -> list[str]:

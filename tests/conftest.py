@@ -118,7 +118,9 @@ def train(command: Callable[..., Outcome], shared_shapes: Path) -> Callable[...,
 
     def call(*arguments: str) -> Outcome:
         given = {argument.split("=")[0] for argument in arguments}
-        defaults = [argument for argument in (*TINY, f"data.root={shared_shapes}") if argument.split("=")[0] not in given]
-        return command("mlops_img.train", *defaults, *arguments)
+        defaults = [
+            argument for argument in (*TINY, f"data.root={shared_shapes}") if argument.split("=")[0] not in given
+        ]
+        return command("mlops_img.train", *arguments, *defaults)
 
     return call

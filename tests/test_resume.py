@@ -137,12 +137,17 @@ def test_resume_of_nothing(train: Train) -> None:
 
 
 def test_early_stopping_holds_after_a_resume(train: Train, tmp_path: Path) -> None:
-    settings = ("train.epochs=20", "optim.lr=1e-12", "train.early_stopping_patience=2", "hydra.run.dir=runs/a")
+    settings = (
+        "train.epochs=20",
+        "optim.lr=1e-12",
+        "train.early_stopping_patience=2",
+        "hydra.run.dir=runs/a",
+    )
     assert train(*settings).code == 0
-    steps = json.loads((tmp_path / "runs/a/summary.json").read_text())["steps"]
-    assert steps == 18  # 6 steps an epoch, the first one the best, and two without a better one
+    summary = json.loads((tmp_path / "runs/a/summary.json").read_text())
+    assert summary["steps"] == 6 * (summary["best_epoch"] + 2) < 120  # 6 steps an epoch
     assert train(*settings, "resume=auto").code == 0
-    assert json.loads((tmp_path / "runs/a/summary.json").read_text())["steps"] == steps
+    assert json.loads((tmp_path / "runs/a/summary.json").read_text())["steps"] == summary["steps"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -150,7 +155,13 @@ def test_signal_saves_and_exits_with_a_code_of_its_own(
     shared_shapes: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "runs" / "a"
-    arguments = (*TINY, f"data.root={shared_shapes}", "train.epochs=10000", "data.workers=1", "hydra.run.dir=runs/a")
+    arguments = (
+        *TINY,
+        f"data.root={shared_shapes}",
+        "train.epochs=10000",
+        "data.workers=1",
+        "hydra.run.dir=runs/a",
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "mlops_img.train", *(text for text in arguments if text != "train.epochs=2")],
         cwd=tmp_path,

@@ -6,9 +6,8 @@ tracking: what happens around the steps is handed in.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,6 +22,7 @@ from mlops_img.training.checkpoint import TrainState
 from mlops_img.training.optim import set_learning_rate
 from mlops_img.training.precision import Precision
 from mlops_img.training.schedule import Schedule
+from mlops_img.training.throughput import Speed
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ class NonFiniteLossError(Exception):
         self.rows = rows
 
 
-def fit(
-    state: TrainState, batches: Iterable[Batch], recipe: Recipe, every: Intervals, around: Around
-) -> None:
+def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, every: Intervals, around: Around) -> None:
     """Train `state` from its step on to step `every.total`.
 
     Args:
@@ -136,7 +134,7 @@ def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finit
             logits = state.model(images)
         loss = recipe.loss(logits, targets) / recipe.accumulate
         finite.ask(loss, batch.rows)
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(loss).backward()
         step_loss += loss.detach()
 
     if not finite.answer():
@@ -181,36 +179,6 @@ class FiniteCheck:
         self.rows = [row for flag, rows in self.flags if not flag.item() for row in rows]
         self.flags.clear()
         return not self.rows
-
-
-@dataclass
-class Speed:
-    """Images per second, and the share of the time that went into waiting for data."""
-
-    images: int = 0
-    waited: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
-
-    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches that have images, noting how long each took to come."""
-        iterator = iter(batches)
-        while True:
-            asked = time.perf_counter()
-            batch = next(iterator, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            self.images += len(batch.labels)
-            yield batch
-
-    def restart(self) -> None:
-        """Measure anew from now."""
-        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
-
-    @property
-    def images_per_second(self) -> float:
-        """Images trained on per second since the last restart."""
-        return self.images / (time.perf_counter() - self.since)
 
 
 def _due(step: int, interval: int) -> bool:

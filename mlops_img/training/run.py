@@ -71,9 +71,7 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     return summary
 
 
-def _train(
-    setup: Setup, folder: RunFolder, tracker: Tracker, about: dict[str, Any], start: float
-) -> dict[str, str]:
+def _train(setup: Setup, folder: RunFolder, tracker: Tracker, about: dict[str, Any], start: float) -> dict[str, str]:
     """Run the loop; returns the training images that were left out, path to reason."""
     state, config, images = setup.state, setup.config, setup.dataset.train
     checkpoints = Checkpoints(folder.checkpoints, config.train.keep_checkpoints, about)
@@ -103,13 +101,10 @@ def _train(
             raise UserError(_explain_non_finite(error, setup, folder)) from None
         finally:
             session.progress.close()
-            batches.close()
     return bad
 
 
-def _conclude(
-    setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, str], start: float
-) -> dict[str, Any]:
+def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, str], start: float) -> dict[str, Any]:
     """Evaluate the best weights on validation and test, write summary and report."""
     state, dataset = setup.state, setup.dataset
     best = folder.checkpoints / "best.pt"

@@ -15,10 +15,10 @@ from mlops_img.run_folder import RunFolder
 from mlops_img.tracking import Tracker
 from mlops_img.training.checkpoint import Checkpoints, TrainState
 from mlops_img.training.interrupts import StopRequest
-from mlops_img.training.loop import Speed
 from mlops_img.training.metrics import summarize
 from mlops_img.training.progress import Progress
 from mlops_img.training.setup import Setup
+from mlops_img.training.throughput import Speed
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +91,7 @@ class Session:
     def _record(self, split: str, state: TrainState, metrics: dict[str, float]) -> None:
         epoch = epoch_of(state, self.setup)
         self.folder.record({"step": state.step, "epoch": epoch, "split": split, **metrics})
-        self.tracker.log(
-            {"epoch": epoch, **{f"{split}/{name}": value for name, value in metrics.items()}}, state.step
-        )
+        self.tracker.log({"epoch": epoch, **{f"{split}/{name}": value for name, value in metrics.items()}}, state.step)
 
 
 def epoch_of(state: TrainState, setup: Setup) -> int:

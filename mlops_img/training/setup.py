@@ -105,8 +105,8 @@ def intervals(config: Config, images: int) -> Intervals:
     per_step = train.batch_size * train.accumulate
     if per_step > images:
         raise UserError(
-            f"train.batch_size={train.batch_size} (times train.accumulate={train.accumulate}) is more than the {images} "
-            f"training images. Use at most {images}"
+            f"train.batch_size={train.batch_size} (times train.accumulate={train.accumulate}) is more than "
+            f"the {images} training images. Use at most {images}"
         )
     per_epoch = images // train.batch_size // train.accumulate
     total = per_epoch * train.epochs

@@ -1,0 +1,174 @@
+"""Mistakes on the command line and in YAML files: one clear line, exit code 2, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Outcome, write_shapes
+
+REPOSITORY = Path(__file__).parents[1]
+
+Train = Callable[..., Outcome]
+
+
+def assert_user_error(outcome: Outcome, *said: str) -> None:
+    assert outcome.code == 2, outcome.err
+    [line] = outcome.err.strip().splitlines()
+    assert line.startswith("error: ")
+    for text in said:
+        assert text in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["optim.lrr=1"], ["optim.lrr: there is no such key", "Did you mean 'lr'?"]),
+        (["modle=resnet18"], ["modle: there is no such key", "Did you mean 'model'?"]),
+        (["model=resnet81"], ["model=resnet81: there is no such option", "Did you mean 'resnet18'?"]),
+        (["optim.lr=abc"], ["optim.lr", "'abc'"]),
+        (["optim.lr=[1"], ["[1"]),
+        (["+optim.lrr=1"], ["optim.lrr: there is no such key", "Did you mean 'lr'?"]),
+        (["optim.lr=0"], ["optim.lr=0.0: it must be more than 0"]),
+        (["optim.lr=-1e-3"], ["optim.lr=-0.001"]),
+        (["optim.lr=nan"], ["optim.lr=nan"]),
+        (["train.epochs=0"], ["train.epochs=0: it must be more than 0"]),
+        (["train.batch_size=0"], ["train.batch_size=0"]),
+        (["train.precision=bf61"], ["train.precision=bf61: it can be auto, fp32, bf16, fp16.", "'bf16'"]),
+        (["train.precision=fp16", "train.device=cpu"], ["train.precision=fp16 needs CUDA"]),
+        (["train.device=tpu9"], ["train.device=tpu9"]),
+        (["augment.hflip=2"], ["augment.hflip=2.0: it must lie between 0 and 1"]),
+        (["augment.scale=[1.0,0.5]"], ["augment.scale"]),
+        (["schedule.warmup=soon"], ["schedule.warmup=soon", '"5 epochs"']),
+        (["loss.class_weights={ten: 2.0}"], ["there is no class 'ten'"]),
+        (["optim.name=adamm"], ["optim.name: timm has no optimiser 'adamm'", "'adam"]),
+        (["model=timm", "model.name=resnet8"], ["timm has no model 'resnet8'", "Did you mean"]),
+        (["model.kwargs={depth: 3}"], ["model test_resnet", "depth"]),
+        (
+            ["model.weights=/nowhere/w.safetensors"],
+            ["model.weights: file /nowhere/w.safetensors does not exist"],
+        ),
+        (["data.std=[0,0,0]"], ["data.std"]),
+        (["optimized_metric=val.top2"], ["optimized_metric=val.top2", "Did you mean 'val.top5'?"]),
+    ],
+)
+def test_wrong_setting_is_one_line_and_exit_code_2(train: Train, arguments: list[str], said: list[str]) -> None:
+    if not any(argument.startswith(("data", "model", "modle")) for argument in arguments):
+        arguments = ["model=resnet18", *arguments]
+    assert_user_error(train(*arguments), *said)
+
+
+def test_wrong_setting_leaves_no_weights_behind(train: Train, tmp_path: Path) -> None:
+    assert_user_error(train("optim.lr=0"))
+    assert not list(tmp_path.rglob("*.pt"))
+    assert not (tmp_path / "runs" / "latest").exists()
+
+
+def test_misspelt_key_in_a_yaml_file_fails_as_on_the_command_line(train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "fast.yaml").write_text("# @package _global_\ntrain:\n  epoch: 3\n")
+    outcome = train("--config-dir", str(folder.parent), "experiment=fast")
+    assert_user_error(outcome, "train.epoch: there is no such key", "Did you mean 'epochs'?", "experiment/fast")
+
+
+def test_misspelt_key_in_a_group_file(train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "optim"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text("name: sgd\nmomentun: 0.8\n")
+    outcome = train("--config-dir", str(folder.parent), "optim=own")
+    assert_user_error(outcome, "momentun: there is no such key", "Did you mean 'momentum'?", "optim/own")
+
+
+def test_broken_yaml_file_is_named(train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "optim"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text("name: [sgd\n")
+    assert_user_error(train("--config-dir", str(folder.parent), "optim=own"), "own.yaml")
+
+
+def test_data_folder_not_given(command: Train) -> None:
+    assert_user_error(command("mlops_img.train", "data=folder"), "data.root is not set")
+
+
+def test_missing_data_folder(train: Train) -> None:
+    assert_user_error(train("data.root=/nowhere"), "data.root: folder /nowhere does not exist", "data.root=...")
+
+
+def test_empty_data_folder(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert_user_error(train("data.root=empty"), "data.root: folder empty is empty")
+
+
+def test_class_without_images(train: Train, shapes: Path) -> None:
+    (shapes / "triangle").mkdir()
+    assert_user_error(train(f"data.root={shapes}"), "class 'triangle' has no images")
+
+
+def test_single_class(train: Train, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "photos", 4)
+    for name in ("square", "stripes"):
+        for path in (tmp_path / "photos" / name).iterdir():
+            path.unlink()
+        (tmp_path / "photos" / name).rmdir()
+    assert_user_error(train("data.root=photos"), "only the class 'circle'")
+
+
+def test_batch_larger_than_the_data(train: Train) -> None:
+    assert_user_error(train("train.batch_size=1000"), "train.batch_size=1000", "Use at most 48")
+
+
+def test_weights_of_another_architecture(train: Train, tmp_path: Path) -> None:
+    assert train("hydra.run.dir=runs/a").code == 0
+    outcome = train("model.name=test_vit", "model.weights=runs/a/checkpoints/best.pt")
+    assert_user_error(outcome, "model.weights: runs/a/checkpoints/best.pt holds the weights of another architecture")
+
+
+def test_run_folder_that_is_a_file(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    assert_user_error(train("hydra.run.dir=taken"), "taken")
+
+
+def test_run_folder_that_cannot_be_made(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    assert_user_error(train("hydra.run.dir=taken/a"), "taken/a", "hydra.run.dir=")
+
+
+def test_run_folder_that_cannot_be_written(train: Train) -> None:
+    assert_user_error(train("hydra.run.dir=/proc/runs"), "/proc/runs", "hydra.run.dir=")
+
+
+def test_fault_of_ours_keeps_its_traceback_and_exit_code_1(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("mlops_img.training.run.set_up", fail)
+    outcome = train()
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert "boom" in outcome.err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['train', '--help']\n"
+        "from mlops_img.train import main\n"
+        "main()\n"
+        "heavy = {'torch', 'timm', 'matplotlib', 'pandas', 'wandb', 'torchvision', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert result.returncode == 0, result.stderr
+    for text in ("python -m mlops_img.train", "model: ", "vit_tiny", "checkpoint_every_steps"):
+        assert text in result.stdout
