@@ -315,6 +315,8 @@ class AuditConfig:
     """The configuration of `python -m mlops_img.data.audit`."""
 
     data: DataConfig = MISSING
+    # Options of the group `data` may set it; the audit looks at the images as they are.
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     # Two images are near duplicates when at most this many of the 64 bits of their hashes differ.
     near_duplicate_bits: int = 6
     # Where the findings are written as JSON; null: <root>.audit.json beside the root, or here if that is read-only.

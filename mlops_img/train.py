@@ -27,10 +27,13 @@ def train(config: Config) -> float:
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     folder.create()
-    from mlops_img.training.run import run
+    from mlops_img.training.run import release_memory, run
 
     origin = Origin(list(hydra.overrides.task), hydra.runtime.choices["data"])
-    return float(run(config, folder, origin)[config.optimized_metric])
+    try:
+        return float(run(config, folder, origin)[config.optimized_metric])
+    finally:
+        release_memory()  # for the next job of a multirun, which runs in this process
 
 
 def main() -> None:

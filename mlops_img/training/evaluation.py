@@ -50,7 +50,7 @@ class Evaluator:
             workers=self.workers,
             device=self.precision.device,
         )
-        checked = skip_or_raise(batches, images, skipped if self.skip_bad else None)
+        checked = skip_or_raise(batches, images, skipped if self.skip_bad else None, least=0)
         return predict(model, checked, self.preprocessing, self.precision), skipped
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mlops_img.config import Config
 from mlops_img.data.augment import ImageAugment
@@ -62,13 +65,21 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
         "preprocessing": setup.recipe.preprocessing.to_dict(),
         "fingerprint": dataset.fingerprint,
     }
+    started -= state.seconds  # what the run took before it was resumed counts too
     summary = None
     try:
-        bad = _train(setup, folder, tracker, about, started - state.seconds)
-        summary = _conclude(setup, folder, tracker, bad, started - state.seconds)
+        bad = _train(setup, folder, tracker, about, started)
+        summary = _conclude(setup, folder, tracker, bad, started)
     finally:
         tracker.finish(summary)
     return summary
+
+
+def release_memory() -> None:
+    """Give back what a finished run still holds: reference cycles, and CUDA's cached blocks."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _train(setup: Setup, folder: RunFolder, tracker: Tracker, about: dict[str, Any], start: float) -> dict[str, str]:
