@@ -40,9 +40,7 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def learning_curves_figure(
-    training: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]
-) -> Figure:
+def learning_curves_figure(training: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]) -> Figure:
     """Loss, validation top-1 and learning rate over the steps.
 
     `training` and `validation` are the lines of metrics.jsonl of that split, in the order of their steps.
@@ -122,9 +120,7 @@ def per_class_figure(per_class: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def reliability_figure(
-    before: Sequence[dict[str, Any]], calibrated: Sequence[dict[str, Any]] | None
-) -> Figure:
+def reliability_figure(before: Sequence[dict[str, Any]], calibrated: Sequence[dict[str, Any]] | None) -> Figure:
     """Accuracy against confidence, in equal bins of confidence, and how many images each bin holds.
 
     Bins are {"confidence": mean or None, "accuracy": share or None, "count"}. With `calibrated`, the same

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import zipfile
+import inspect
+from contextlib import nullcontext
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import timm
 import torch
-from timm.utils.model import freeze as freeze_modules
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlops_img.config import ModelConfig
 from mlops_img.errors import UserError, did_you_mean
+from mlops_img.weights import classifier_names, first_line, hub_or_cache, load_matching_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def build_model(
-    config: ModelConfig, num_classes: int, image_size: int, *, load_weights: bool = True
-) -> nn.Module:
+def build_model(config: ModelConfig, num_classes: int, image_size: int, *, load_weights: bool = True) -> nn.Module:
     """Build the model of the configuration, on the CPU, in training mode.
 
     Args:
@@ -41,6 +42,7 @@ def build_model(
         shrink_stem(model, config.stem_stride)
     if load_weights and config.weights not in ("none", "hub"):
         load_matching_weights(model, Path(config.weights))
+    _try_out(model, config, num_classes, image_size)
     if config.freeze != "none":
         freeze(model, config.freeze)
     return model
@@ -57,18 +59,7 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
     if config.in_chans not in (1, 3):
         raise UserError(f"model.in_chans={config.in_chans}: images are RGB; use 3, or 1 for their grey value")
     if config._target_ is not None:
-        from hydra.utils import get_method
-
-        own: nn.Module = get_method(config._target_)(
-            num_classes=num_classes, in_chans=config.in_chans, **config.kwargs
-        )
-        return own
-    if not timm.is_model(config.name):
-        raise UserError(
-            f"model.name: timm has no model {config.name!r}."
-            f"{did_you_mean(config.name.split('.')[0], timm.list_models(), count=3)} "
-            "`python -c 'import timm; print(timm.list_models())'` lists all"
-        )
+        return _create_own(config._target_, config, num_classes)
     options: dict[str, Any] = {
         "num_classes": num_classes,
         "in_chans": config.in_chans,
@@ -76,21 +67,95 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
         "drop_path_rate": config.drop_path_rate,
         **config.kwargs,
     }
-    if timm.get_pretrained_cfg(config.name, allow_unregistered=True).fixed_input_size:
+    if _takes_image_size(config.name):
         options.setdefault("img_size", image_size)
     try:
-        return timm.create_model(config.name, pretrained=pretrained, **options)
-    except (TypeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"model {config.name}: {reason}. Check model.kwargs and data.image_size") from None
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with hub_or_cache() if pretrained else nullcontext():
+            return _create_timm(config.name, pretrained, options)
+    except Exception as error:
+        # timm checks options by all kinds of errors; the hub's client and safetensors have some of their own.
+        if pretrained and not isinstance(error, TypeError | AssertionError | ValueError):
+            raise UserError(
+                f"model.weights=hub: the weights of {config.name} could not be had ({first_line(error)}). "
+                "Check the network, or use model.weights=none or model.weights=<file>"
+            ) from None
+        raise UserError(f"model {config.name}: {first_line(error)}. Check model.kwargs and data.image_size") from None
+
+
+def _create_own(target: str, config: ModelConfig, num_classes: int) -> nn.Module:
+    from hydra.utils import get_method
+
+    if config.weights == "hub":
+        raise UserError(f"model.weights=hub: the hub has no weights for {target}. Use none or the path of a file")
+    options = {"num_classes": num_classes, "in_chans": config.in_chans, **config.kwargs}
+    try:
+        make = get_method(target)
+        inspect.signature(make).bind(**options)
+    except (ImportError, TypeError, ValueError) as error:
         raise UserError(
-            f"model.weights=hub: the weights of {config.name} could not be had ({reason}). "
-            "Check the network, or use model.weights=none or model.weights=<file>"
+            f"model._target_={target}: {first_line(error)}. It must be the import path of a class or "
+            f"function that takes {', '.join(options)}"
         ) from None
+    own: nn.Module = make(**options)
+    return own
+
+
+def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        # Some architectures have no such dropout, which is what a rate of 0 asks for.
+        unknown = [
+            rate for rate in ("drop_rate", "drop_path_rate") if f"'{rate}'" in str(error) and options.get(rate) == 0
+        ]
+        if not unknown:
+            raise
+    return _create_timm(name, pretrained, {key: options[key] for key in options if key not in unknown})
+
+
+def _takes_image_size(name: str) -> bool:
+    """Say whether timm's model of this name is built for one image size.
+
+    Raises:
+        UserError: timm has no such model, or none with such weights.
+    """
+    architecture = name.partition(".")[0]
+    if not timm.is_model(name):
+        raise UserError(
+            f"model.name: timm has no model {name!r}."
+            f"{did_you_mean(architecture, timm.list_models(), count=3)} "
+            "`python -c 'import timm; print(timm.list_models())'` lists all"
+        )
+    try:
+        known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:
+        tags = timm.list_pretrained(f"{architecture}.*")
+        raise UserError(
+            f"model.name: timm has {architecture}, but no weights {name!r}. Use {' or '.join([architecture, *tags])}"
+        ) from None
+    return known is not None and known.fixed_input_size
+
+
+def _try_out(model: nn.Module, config: ModelConfig, num_classes: int, image_size: int) -> None:
+    """Send one image through, so that a size or an output that cannot be shows itself before training."""
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = model(torch.zeros(1, config.in_chans, image_size, image_size))
+    except Exception as error:
+        if config._target_ is not None:
+            raise  # the user's own code, who needs to see where
+        raise UserError(
+            f"data.image_size={image_size}: model {config.name} cannot take such images: {first_line(error)}. "
+            "Choose another size, or check model.kwargs"
+        ) from None
+    model.train()
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != (1, num_classes):
+        raise UserError(
+            f"model {config._target_ or config.name}: for one image it gives {shape}, not logits of shape "
+            f"{(1, num_classes)}. Check model.kwargs"
+        )
 
 
 def shrink_stem(model: nn.Module, stride: int) -> None:
@@ -108,98 +173,47 @@ def shrink_stem(model: nn.Module, stride: int) -> None:
             f"model.stem_stride={stride}: this model's first layer is no convolution of stride 2. "
             "Leave model.stem_stride out"
         )
-    own = 4 if hasattr(model, "maxpool") else 2
-    if stride not in (1, 2, own):
-        raise UserError(
-            f"model.stem_stride={stride}: this model's is {own}; it can be {own}, {own // 2} or 1"
-        )
+    possible = (4, 2, 1) if hasattr(model, "maxpool") else (2, 1)
+    if stride not in possible:
+        raise UserError(f"model.stem_stride={stride}: this model's can be {', '.join(map(str, possible))}")
+    own = possible[0]
     if stride < own:
         first.stride = (1, 1)
     if stride * 4 == own:
         model.maxpool = nn.Identity()
 
 
-def load_matching_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file, a PyTorch state dict or a checkpoint of ours; its classifier may differ.
-
-    Raises:
-        UserError: no such file, not a weights file, or the weights of another architecture.
-    """
-    state = read_weights(path)
-    own = model.state_dict()
-    matching = {
-        name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape
-    }
-    head = tuple(f"{name}." for name in classifier_names(model))
-    wrong = [name for name in own if name not in matching and not name.startswith(head)]
-    if wrong:
-        found = f"{tuple(state[wrong[0]].shape)}" if wrong[0] in state else "nothing"
-        raise UserError(
-            f"model.weights: {path} holds the weights of another architecture: {len(wrong)} of {len(own)} tensors "
-            f"do not fit, e.g. {wrong[0]} should be {tuple(own[wrong[0]].shape)} and is {found}. "
-            "Set model.name (and model.kwargs) to what was trained"
-        )
-    model.load_state_dict(matching, strict=False)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a file, without running any code that the file may hold."""
-    if not path.is_file():
-        raise UserError(
-            f"model.weights: file {path} does not exist. Use none, hub or the path of a weights file"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"model.weights: {path} is no weights file: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # weights_only refuses with pickle.UnpicklingError, safetensors with its own
-        raise UserError(
-            f"model.weights: {path} cannot be loaded safely ({type(error).__name__}). "
-            "Save it as safetensors or as a plain state dict"
-        ) from None
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-
-
-def classifier_names(model: nn.Module) -> list[str]:
-    """Return the names of the modules that map features to logits."""
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or []
-    if name:
-        return [name] if isinstance(name, str) else list(name)
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return linear[-1:]
-
-
 def freeze(model: nn.Module, until: str) -> None:
     """Freeze the backbone, or all up to and including the module `until` in the order of the forward pass.
 
+    A module's own parameters (class tokens, position embeddings, layer scales) come before its parts.
     Frozen batch norms keep their running statistics too.
 
     Raises:
         UserError: the model has no module of that name.
     """
-    leaves = [name for name, module in model.named_modules() if name and not any(module.children())]
+    names = [name for name, _ in model.named_modules()]
     if until == "backbone":
-        head = tuple(classifier_names(model))
-        frozen = [name for name in leaves if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
+        head = tuple(f"{name}." for name in classifier_names(model))
+        frozen = [name for name in names if not f"{name}.".startswith(head)]
     else:
-        inside = [place for place, name in enumerate(leaves) if f"{name}.".startswith(f"{until}.")]
+        inside = [place for place, name in enumerate(names) if name and f"{name}.".startswith(f"{until}.")]
         if not inside:
             stages = [name for name, _ in model.named_children()]
             raise UserError(
                 f"model.freeze: the model has no module {until!r}; its stages are {', '.join(stages)}."
-                f"{did_you_mean(until, [name for name, _ in model.named_modules()])}"
+                f"{did_you_mean(until, names)}"
             )
-        frozen = leaves[: inside[-1] + 1]
-    freeze_modules(model, frozen)
-    # Parameters that belong to no leaf (class tokens, position embeddings) come before every block.
-    for name, parameter in model.named_parameters():
-        if name.rsplit(".", 1)[0] not in leaves and "." not in name:
+        frozen = names[: inside[-1] + 1]
+    for name in frozen:
+        module = model.get_submodule(name)
+        for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
+        if isinstance(module, _BatchNorm):
+            # Every later model.train() leaves it as it is; deepcopy binds the method to the copy.
+            module.train = MethodType(_stay_in_evaluation, module)  # type: ignore[method-assign]
+            module.eval()
+
+
+def _stay_in_evaluation(self: nn.Module, mode: bool = True) -> nn.Module:
+    return type(self).train(self, False)

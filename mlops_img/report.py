@@ -52,9 +52,7 @@ class Picture(NamedTuple):
     pixelated: bool
 
 
-def write_report(
-    run_dir: Path, evaluation: dict[str, Any], read_image: Callable[[int], NDArray[np.uint8]]
-) -> Path:
+def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable[[int], NDArray[np.uint8]]) -> Path:
     """Write `run_dir/report/index.html` and its figures beside it as PNG; return the page's path.
 
     Reads metrics.jsonl, config.yaml, summary.json and provenance.json of the run folder; each may be missing.
@@ -234,9 +232,7 @@ def _duration(seconds: float) -> str:
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as rows: {"git": {"commit": "1f"}} -> [("git.commit", "1f")]."""
     if isinstance(value, dict) and value:
-        return [
-            row for key, inner in value.items() for row in _flat(inner, f"{prefix}.{key}" if prefix else key)
-        ]
+        return [row for key, inner in value.items() for row in _flat(inner, f"{prefix}.{key}" if prefix else key)]
     return [(prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
 
 

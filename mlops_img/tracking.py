@@ -70,9 +70,7 @@ class WandbTracker:
         """Record picture files by name."""
         import wandb
 
-        self._try(
-            lambda run: run.log({name: wandb.Image(str(path)) for name, path in images.items()}, step=step)
-        )
+        self._try(lambda run: run.log({name: wandb.Image(str(path)) for name, path in images.items()}, step=step))
 
     def log_model(self, files: list[Path], metadata: Mapping[str, Any]) -> None:
         """Record the files as an artifact of type "model"."""
@@ -107,9 +105,7 @@ class WandbTracker:
             self.run = None
 
 
-def start_tracker(
-    config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None
-) -> Tracker:
+def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
     """Start tracking as configured.
 
     Args:

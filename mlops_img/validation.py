@@ -81,9 +81,7 @@ def validate(config: Config) -> None:
     for key in ("augment.scale", "augment.ratio", "augment.zoom"):
         value = _value(config, key)
         if len(value) != 2 or not 0 < value[0] <= value[1]:
-            raise UserError(
-                f"{key}={value}: it takes two numbers above 0, the smaller first, e.g. [0.5, 1.0]"
-            )
+            raise UserError(f"{key}={value}: it takes two numbers above 0, the smaller first, e.g. [0.5, 1.0]")
 
 
 def validate_data(config: DataConfig) -> None:

@@ -66,9 +66,7 @@ def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> 
     ]
 
 
-def evaluate(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64], classes: list[str]
-) -> dict[str, Any]:
+def evaluate(probabilities: NDArray[np.float64], labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
     """What evaluation/test.json holds, from class probabilities (N, C) and labels (N,)."""
     predicted = probabilities.argmax(axis=1)
     confidence, correct = probabilities.max(axis=1), predicted == labels
@@ -95,9 +93,7 @@ def evaluate(
         "classes": classes,
         "per_class": [
             {"name": name, "support": int(support), "precision": float(p), "recall": float(r), "f1": float(f)}
-            for name, support, p, r, f in zip(
-                classes, confusion.sum(axis=1), precision, recall, f1, strict=True
-            )
+            for name, support, p, r, f in zip(classes, confusion.sum(axis=1), precision, recall, f1, strict=True)
         ],
         "confusion": confusion.tolist(),
         "reliability": reliability(confidence, correct),
@@ -126,9 +122,7 @@ def digits() -> tuple[dict[str, Any], Reader]:
     scores = np.exp(-0.3 * (distances - distances.min(axis=1, keepdims=True)))
     images = pixels[test].reshape(-1, 28, 28, 1).repeat(3, axis=3).astype(np.uint8)
     probabilities = scores / scores.sum(axis=1, keepdims=True)
-    return evaluate(probabilities, labels[test], [str(digit) for digit in range(10)]), lambda index: images[
-        index
-    ]
+    return evaluate(probabilities, labels[test], [str(digit) for digit in range(10)]), lambda index: images[index]
 
 
 def training_line(step: int, **values: Any) -> dict[str, Any]:
@@ -164,8 +158,7 @@ def write_run_folder(folder: Path) -> Path:
     folder.mkdir()
     noise = np.random.default_rng(0)
     lines = [
-        training_line(step, loss=2.3 * np.exp(-step / 150) + noise.uniform(0.1, 0.3))
-        for step in range(10, 551, 10)
+        training_line(step, loss=2.3 * np.exp(-step / 150) + noise.uniform(0.1, 0.3)) for step in range(10, 551, 10)
     ]
     lines += [validation_line(step) for step in range(110, 551, 110)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -260,9 +253,7 @@ def test_mistakes_show_the_very_pixels_and_what_was_predicted(
     assert len(evaluation["mistakes"]) == 24
     shown = [image for image in page.all("img") if str(image["alt"]).startswith("Image ")]
     assert len(shown) == 24
-    assert (
-        shown[0]["alt"] == f"Image {first['index']}: label {first['label']}, predicted {first['predicted']}"
-    )
+    assert shown[0]["alt"] == f"Image {first['index']}: label {first['label']}, predicted {first['predicted']}"
     np.testing.assert_array_equal(decode(str(shown[0]["src"])), read_image(first["index"]))
     sure = figures.percent(first["confidence"])
     assert f"label {first['label']}, predicted {first['predicted']} ({sure})" in page.text
@@ -329,9 +320,7 @@ def test_run_folder_with_nothing_in_it_still_gets_a_report(
     assert report.read_metrics(tmp_path / "metrics.jsonl") == ([], [], 0)
 
 
-def test_figures_that_no_longer_apply_are_removed(
-    run_dir: Path, digits: tuple[dict[str, Any], Reader]
-) -> None:
+def test_figures_that_no_longer_apply_are_removed(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation, read_image = digits
     (run_dir / "report").mkdir()
     (run_dir / "report" / "mistakes.png").write_bytes(b"of an earlier evaluation")
@@ -358,9 +347,7 @@ def test_resumed_run_replaces_repeated_steps_and_counts_the_torn_line(tmp_path: 
     assert metrics.unreadable == 1
 
 
-def test_unreadable_images_and_lines_are_said_not_hidden(
-    run_dir: Path, digits: tuple[dict[str, Any], Reader]
-) -> None:
+def test_unreadable_images_and_lines_are_said_not_hidden(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation, read_image = digits
     skipped = [{"path": f"test/3/{number}.jpg", "reason": "truncated"} for number in range(60)]
     with (run_dir / "metrics.jsonl").open("a") as file:
@@ -383,9 +370,7 @@ def test_page_is_accessible(written: Path) -> None:
     levels = [int(tag[1]) for tag, _ in page.elements if tag in {"h1", "h2", "h3", "h4"}]
     assert levels[0] == 1
     assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
-    assert all(
-        region["tabindex"] == "0" and region["aria-label"] for region in page.all("div") if "role" in region
-    )
+    assert all(region["tabindex"] == "0" and region["aria-label"] for region in page.all("div") if "role" in region)
 
 
 def test_confused_pairs_are_ranked_by_count_and_leave_out_the_right_ones() -> None:
@@ -424,9 +409,7 @@ def test_page_lists_the_most_confused_pairs(written: Path, digits: tuple[dict[st
     evaluation, page = digits[0], Page(written)
     top = report.most_confused(evaluation["confusion"], evaluation["classes"])[0]
     assert evaluation["confusion"][int(top["label"])][int(top["predicted"])] == top["count"] > 1
-    assert (
-        f"label predicted images of the label {top['label']} {top['predicted']} {top['count']} " in page.text
-    )
+    assert f"label predicted images of the label {top['label']} {top['predicted']} {top['count']} " in page.text
     summary = f"Most often confused: {top['label']}, predicted as {top['predicted']} {top['count']} times."
     assert any(summary in str(image["alt"]) for image in page.all("img"))
 

@@ -14,6 +14,7 @@ from torchvision.transforms import RandomResizedCrop, v2
 
 from mlops_img.config import AugmentConfig
 from mlops_img.data.transforms import Preprocessing, resize
+from mlops_img.errors import UserError
 
 Crop = Callable[[NDArray[np.uint8]], Tensor]
 
@@ -21,10 +22,16 @@ Crop = Callable[[NDArray[np.uint8]], Tensor]
 class ImageAugment:
     """From a decoded image to the uint8 square that training sees.
 
-    Draws from PyTorch's global CPU generator alone, so that seeding it decides everything.
+    Draws from PyTorch's global CPU generator alone, so that seeding it decides everything. A transform of
+    the user's own (`config.custom`) should do so too: what it draws elsewhere is not repeatable.
     """
 
     def __init__(self, config: AugmentConfig, preprocessing: Preprocessing) -> None:
+        if config.crop == "pad" and config.padding >= preprocessing.image_size:
+            raise UserError(
+                f"augment.padding={config.padding}: it must be less than the image's side, "
+                f"data.image_size={preprocessing.image_size}"
+            )
         self.config = config
         self.preprocessing = preprocessing
         self.crop: Crop = {
@@ -32,7 +39,13 @@ class ImageAugment:
             "pad": self._padded_crop,
             "none": preprocessing.crop,
         }[config.crop]
-        self.transform = v2.Compose([*_image_transforms(config), v2.Identity()])
+        try:
+            transforms = _image_transforms(config)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"augment: {' '.join(str(error).split())}") from None
+        self.transform = v2.Compose([*transforms, v2.Identity()])
+        if config.custom is not None:
+            self._try_out()
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
         """Map uint8 (height, width, 3) to uint8 (3, image_size, image_size)."""
@@ -40,18 +53,28 @@ class ImageAugment:
         return augmented
 
     def _random_resized_crop(self, image: NDArray[np.uint8]) -> Tensor:
-        shape = torch.empty(
-            (3, *image.shape[:2]), device="meta"
-        )  # the parameters follow from the shape alone
+        # The parameters follow from the shape alone.
+        shape = torch.empty((3, *image.shape[:2]), device="meta")
         top, left, height, width = RandomResizedCrop.get_params(shape, self.config.scale, self.config.ratio)
         side = self.preprocessing.image_size
-        return resize(image[top : top + height, left : left + width], side, side)
+        # Of an image a pixel wide, an extreme ratio may leave no pixel.
+        return resize(image[top : top + max(1, height), left : left + max(1, width)], side, side)
 
     def _padded_crop(self, image: NDArray[np.uint8]) -> Tensor:
         padding, side = self.config.padding, self.preprocessing.image_size
-        square = v2.functional.pad(self.preprocessing.crop(image), [padding], padding_mode="reflect")
+        cropped = self.preprocessing.crop(image)
+        square: Tensor = v2.functional.pad(cropped, [padding], padding_mode="reflect")
         top, left = torch.randint(2 * padding + 1, (2,)).tolist()
         return square[:, top : top + side, left : left + side]
+
+    def _try_out(self) -> None:
+        """Call the user's own transform once, here and not in a worker, whose errors read badly."""
+        side = self.preprocessing.image_size
+        square = torch.zeros((3, side, side), dtype=torch.uint8)
+        with torch.random.fork_rng(devices=[]):
+            given = self.transform(square)
+        if not isinstance(given, Tensor) or (given.dtype, given.shape) != (square.dtype, square.shape):
+            raise UserError(f"augment.custom: it must return a uint8 tensor of shape (3, {side}, {side}), as it gets")
 
 
 def _image_transforms(config: AugmentConfig) -> list[Callable[[Tensor], Tensor]]:
@@ -79,10 +102,25 @@ def _image_transforms(config: AugmentConfig) -> list[Callable[[Tensor], Tensor]]
         strength = config.color_jitter
         transforms.append(v2.ColorJitter(strength, strength, strength, config.hue_jitter))
     if config.custom is not None:
-        from hydra.utils import instantiate
-
-        transforms.append(instantiate(config.custom))
+        transforms.append(_custom_transform(config.custom))
     return transforms
+
+
+def _custom_transform(custom: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        transform = instantiate(custom)
+    except InstantiationException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"augment.custom: {reason}. (To be passed on, a function also needs _partial_: true)"
+        ) from error
+    if not callable(transform):
+        raise UserError(f"augment.custom: it needs _target_, the import path of a callable; got {custom}")
+    function: Callable[[Tensor], Tensor] = transform
+    return function
 
 
 class BatchAugment:
@@ -99,9 +137,7 @@ class BatchAugment:
         if config.cutmix > 0:
             self.mixes.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
         self.erase = (
-            RandomErasing(config.random_erasing, mode="pixel", device="cpu")
-            if config.random_erasing > 0
-            else None
+            RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing > 0 else None
         )
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 from mlops_img.config import DataConfig
 from mlops_img.data.duplicates import content_groups, groups_of_several
 from mlops_img.data.sources import ImageSet, Table, open_source, read_file
-from mlops_img.data.splits import with_all_splits
+from mlops_img.data.splits import names_below, with_all_splits
 from mlops_img.errors import UserError
 
 
@@ -48,7 +48,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     if len(source.classes) < 2:
         raise UserError(
             f"{config.root} has only the class {source.classes[0]!r}: a classifier needs two at least. "
-            "Put the images of each class into a folder of its own, and name the folder above them with data.root=..."
+            "Put the images of each class into a folder of its own; data.root=... is the folder above them"
         )
     if source.class_mismatches and not config.allow_class_mismatch:
         raise UserError(
@@ -65,7 +65,7 @@ def load_dataset(config: DataConfig) -> Dataset:
                 "Delete one of each, or train all the same with data.allow_leakage=true; "
                 "`python -m mlops_img.data.audit` lists all"
             )
-    return Dataset(table.classes, **table.splits, fingerprint=fingerprint(table))
+    return Dataset(table.classes, **table.splits, fingerprint=fingerprint(table, config.root))
 
 
 def find_leaks(table: Table) -> list[tuple[str, str]]:
@@ -76,7 +76,8 @@ def find_leaks(table: Table) -> list[tuple[str, str]]:
     """
     splits = list(table.splits.values())
     paths = [path for images in splits for path in images.paths]
-    read = splits[0].read
+    # Of files only where all are: what else reads gives no bytes to compare.
+    read = next((images.read for images in splits if images.read is not read_file), read_file)
     groups = content_groups(ImageSet(paths, np.zeros(len(paths), np.int64), read))
     split_of = np.repeat(np.arange(len(splits)), [len(images) for images in splits])
     leaks = []
@@ -86,16 +87,25 @@ def find_leaks(table: Table) -> list[tuple[str, str]]:
     return leaks
 
 
-def fingerprint(table: Table) -> str:
-    """Return an md5 over the classes and each image's name, label and size in bytes, split by split."""
-    digest = hashlib.md5("\n".join(table.classes).encode(), usedforsecurity=False)
-    for name, images in table.splits.items():
-        shared = len(os.path.commonpath(images.paths)) if len(images) else 0
+def fingerprint(table: Table, root: str = ".") -> str:
+    """Return an md5 over the classes and each image's name below `root`, label and size, split by split."""
+    digest = hashlib.md5("\n".join(table.classes).encode(errors="surrogateescape"), usedforsecurity=False)
+    paths = [path for images in table.splits.values() for path in images.paths]
+    names = iter(names_below(root, paths))
+    for split, images in table.splits.items():
         on_disk = images.read is read_file
         for path, label in zip(images.paths, images.labels.tolist(), strict=True):
-            size = os.path.getsize(path) if on_disk else 0
-            digest.update(f"{name} {path[shared:]} {label} {size}\n".encode())
+            size = _size(path) if on_disk else 0
+            digest.update(os.fsencode(f"{split} {next(names)} {label} {size}\n"))
     return digest.hexdigest()
+
+
+def _size(path: str) -> int:
+    """Return a file's size in bytes; 0 where there is none, which whoever decodes it says better."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def _and_more(items: list[tuple[str, str]] | list[str]) -> str:

@@ -19,7 +19,7 @@ def content_groups(images: ImageSet) -> NDArray[np.int64]:
     """Number the images so that two have the same number if and only if their files hold the same bytes.
 
     Only files of the same size are opened, and read whole only where their first bytes agree too. Images
-    that are not files each get a number of their own.
+    that are not files, or cannot be read, each get a number of their own.
 
     Returns:
         int64 (n,).
@@ -32,7 +32,7 @@ def content_groups(images: ImageSet) -> NDArray[np.int64]:
     for key in keys:
         for rows in list(groups_of_several(groups)):
             numbers: dict[object, int] = {}
-            groups[rows] = [numbers.setdefault(key(images.paths[row]), next(fresh)) for row in rows]
+            groups[rows] = [numbers.setdefault(_or_itself(key, images.paths[row]), next(fresh)) for row in rows]
     return groups
 
 
@@ -42,6 +42,14 @@ def groups_of_several(groups: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
     for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
         if len(rows) > 1:
             yield rows
+
+
+def _or_itself(key: Callable[[str], object], path: str) -> object:
+    """Return the key of a file, or its path where it cannot be read: whoever decodes it says so better."""
+    try:
+        return key(path)
+    except OSError:
+        return path
 
 
 def _head(path: str) -> bytes:

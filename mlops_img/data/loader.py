@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -83,9 +85,7 @@ class ShuffledPlans:
             epoch, place = divmod(number, self.per_epoch)
             if epoch != known:
                 known = epoch
-                order = np.random.default_rng(derive(self.seed, Purpose.SHUFFLE, epoch)).permutation(
-                    self.size
-                )
+                order = np.random.default_rng(derive(self.seed, Purpose.SHUFFLE, epoch)).permutation(self.size)
             yield Plan(epoch, order[place * self.batch_size : (place + 1) * self.batch_size])
 
 
@@ -110,13 +110,39 @@ class ImageBatches(Dataset[Batch]):
                 try:
                     image = decode_rgb(self.images.read(self.images.paths[row]))
                 except (BadImageError, OSError) as error:
-                    bad.append((row, str(error)))
+                    bad.append((row, (isinstance(error, OSError) and error.strerror) or str(error)))
                     continue
                 seed_cpu(self.seed, Purpose.AUGMENT, plan.epoch, row)
                 squares.append(self.transform(image))
                 rows.append(row)
         pixels = stack(squares) if squares else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
-        return Batch(pixels, torch.from_numpy(self.images.labels[rows]), torch.tensor(rows), bad)
+        labels = torch.from_numpy(self.images.labels[rows])
+        return Batch(pixels, labels, torch.tensor(rows, dtype=torch.int64), bad)
+
+
+class Loader(DataLoader[Batch]):
+    """A DataLoader whose workers end when the program does, though they ignore the signal to terminate.
+
+    Torch ends them when an iterator is dropped. One that lives on, in a global or in the traceback of an
+    error that nobody caught, would leave Python waiting for them for ever.
+    """
+
+    reading: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()
+        if self.num_workers:
+            Loader.reading.add(iterator)
+        return iterator
+
+    @staticmethod
+    def end_workers() -> None:
+        """End the workers of every iterator that is still alive."""
+        for iterator in list(Loader.reading):
+            iterator._shutdown_workers()
+
+
+atexit.register(Loader.end_workers)
 
 
 def load_batches(
@@ -133,14 +159,16 @@ def load_batches(
     They lie in pinned memory when `device` is a CUDA device.
     """
     sampler = plans if isinstance(plans, Sequence | ShuffledPlans) else list(plans)
-    return DataLoader(
+    return Loader(
         ImageBatches(images, transform, seed),
         batch_size=None,  # a plan is a whole batch already
+        collate_fn=_as_it_is,  # type: ignore[arg-type]  # the default one would make lists of tuples
         sampler=sampler,
         num_workers=workers,
         prefetch_factor=PREFETCH_BATCHES if workers else None,
         pin_memory=device is not None and device.type == "cuda",
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # of its own, or it would draw a number from the global one
     )
 
 
@@ -151,12 +179,22 @@ def default_workers(device: torch.device) -> int:
     return min(MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
-def skip_or_raise(batches: Iterable[Batch], images: ImageSet, bad: dict[str, str] | None) -> Iterator[Batch]:
+def skip_or_raise(
+    batches: Iterable[Batch], images: ImageSet, bad: dict[str, str] | None, *, least: int = 2
+) -> Iterator[Batch]:
     """Pass the batches on; note their undecodable images in `bad`, path to reason, or raise without it.
 
+    Args:
+        batches: of `images`.
+        images: named by path in `bad` and in errors.
+        bad: gets the images that were left out; None raises at the first.
+        least: how many images of a batch must be left. Training takes 2, because batch normalisation does.
+            With 0, for evaluation, a batch without any is dropped, and only if none is left it raises.
+
     Raises:
-        UserError: an image cannot be decoded and `bad` is None, or hardly one of a batch can.
+        UserError: an image cannot be decoded and `bad` is None, or fewer than `least` of a batch can.
     """
+    yielded = False
     for batch in batches:
         for row, reason in batch.bad:
             path = images.paths[row]
@@ -168,12 +206,28 @@ def skip_or_raise(batches: Iterable[Batch], images: ImageSet, bad: dict[str, str
             if path not in bad:
                 log.warning("left out %s: %s", path, reason)
             bad[path] = reason
-        if batch.bad and len(batch.labels) < 2:
-            raise UserError(
-                f"of {len(batch.bad) + len(batch.labels)} images of a batch only {len(batch.labels)} can be decoded, "
-                f"e.g. not {images.paths[batch.bad[0][0]]}. Look at your data: python -m mlops_img.data.audit"
-            )
-        yield batch
+        if batch.bad and len(batch.labels) < least:
+            raise _too_few(batch, images)
+        if len(batch.labels):
+            yielded = True
+            yield batch
+    if bad and not yielded:
+        raise UserError(
+            f"none of the {len(bad)} images can be decoded, e.g. not {next(iter(bad))}. "
+            "Look at your data: python -m mlops_img.data.audit"
+        )
+
+
+def _too_few(batch: Batch, images: ImageSet) -> UserError:
+    planned = len(batch.bad) + len(batch.labels)
+    return UserError(
+        f"of {planned} images of a batch only {len(batch.labels)} can be decoded, "
+        f"e.g. not {images.paths[batch.bad[0][0]]}. Look at your data: python -m mlops_img.data.audit"
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def _start_worker(worker: int) -> None:

@@ -20,15 +20,11 @@ from mlops_img.config import (
     Mnist5kConfig,
     TorchvisionConfig,
 )
+from mlops_img.data.class_folders import SPLIT_FOLDERS, class_files, existing_folder, split_folders
 from mlops_img.data.mnist5k import write_mnist5k
 from mlops_img.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 Read = Callable[[str], bytes | Image.Image]
 
@@ -93,16 +89,8 @@ class Folder:
     config: FolderConfig | Mnist5kConfig
 
     def table(self) -> Table:
-        root = existing_folder(self.config.root)
-        names = {
-            name: path for path in sorted(root.iterdir()) if path.is_dir() and (name := path.name)[0] != "."
-        }
-        folders = {
-            split: names[alias] for split in SPLITS for alias in SPLIT_FOLDERS[split] if alias in names
-        }
-        if "train" not in folders:
-            folders = {"train": root}
-        by_split = {split: _class_files(folder) for split, folder in folders.items()}
+        folders = split_folders(existing_folder(self.config.root))
+        by_split = {split: class_files(folder) for split, folder in folders.items()}
         classes = sorted(set().union(*by_split.values()))
         index = {name: number for number, name in enumerate(classes)}
         sets = {
@@ -128,8 +116,7 @@ class Mnist5k:
     config: Mnist5kConfig
 
     def table(self) -> Table:
-        if not Path(self.config.root).exists():
-            write_mnist5k(Path(self.config.root))
+        write_mnist5k(Path(self.config.root).expanduser())
         return Folder(self.config).table()
 
 
@@ -145,13 +132,13 @@ class Csv:
         root = existing_folder(self.config.root)
         path = root / self.config.table
         if not path.is_file():
-            raise UserError(
-                f"data.table: {path} does not exist. Name the table with data.table=..., relative to data.root"
-            )
+            raise UserError(f"data.table: {path} does not exist. Name it with data.table=..., relative to data.root")
         try:
             rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
         except (ValueError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read as a CSV table: {error}".replace("\n", " ")) from None
+        if rows.empty:
+            raise UserError(f"{path} has no rows. Give it one for each image")
         files = self._column(rows, "file_column", path)
         labels = self._column(rows, "label_column", path)
         empty = [number for number, label in enumerate(labels) if not label]
@@ -186,12 +173,12 @@ class Csv:
 
     def _given_splits(self, images: ImageSet, classes: list[str], names: list[str], path: Path) -> Table:
         aliases = {alias: split for split, many in SPLIT_FOLDERS.items() for alias in many}
-        unknown = sorted(set(names) - set(aliases))
+        unknown = sorted(set(names) - {name for name in names if name.lower() in aliases})
         if unknown:
-            raise UserError(
-                f"{path}, column {self.config.split_column!r}: {unknown[0]!r} is none of train, val, test"
-            )
-        splits = np.array([aliases[name] for name in names])
+            raise UserError(f"{path}, column {self.config.split_column!r}: {unknown[0]!r} is none of train, val, test")
+        splits = np.array([aliases[name.lower()] for name in names])
+        if "train" not in splits:
+            raise UserError(f"{path}, column {self.config.split_column!r} says train of no image")
         sets = {split: images.select(np.flatnonzero(splits == split)) for split in SPLITS if split in splits}
         mismatches = [
             f"class {classes[label]!r} has no image in split {split} of {path}"
@@ -210,65 +197,47 @@ class Custom:
     def table(self) -> Table:
         from hydra.utils import get_method
 
-        table = get_method(self.config._target_)(root=self.config.root, **self.config.kwargs)
+        target = self.config._target_
+        try:
+            function = get_method(target)
+        except Exception as error:  # whatever the user's module raises when it is imported
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise UserError(f"data._target_: {target} cannot be imported: {reason}") from error
+        table = function(root=self.config.root, **self.config.kwargs)
         if not isinstance(table, Table):
-            raise UserError(
-                f"data._target_: {self.config._target_} returned {type(table).__name__}, not a Table"
-            )
+            raise UserError(f"data._target_: {target} returned {type(table).__name__}, not a Table")
+        fault = _fault(table)
+        if fault:
+            raise UserError(f"data._target_: the Table that {target} returned {fault}")
         return table
 
 
-def existing_folder(root: str) -> Path:
-    """Return the folder's path.
-
-    Raises:
-        UserError: it does not exist, is a file, or holds nothing.
-    """
-    path = Path(root).expanduser()
-    if not path.exists():
-        raise UserError(
-            f"data.root: folder {path} does not exist. Name the folder of your images with data.root=..."
-        )
-    if not path.is_dir():
-        raise UserError(f"data.root: {path} is a file. Name the folder that holds the images")
-    if not any(path.iterdir()):
-        raise UserError(f"data.root: folder {path} is empty. Put one folder of images per class into it")
-    return path
-
-
-def _class_files(folder: Path) -> dict[str, list[str]]:
-    """Map each class (a subfolder) to its sorted image files, at any depth."""
-    suffixes = tuple(Image.registered_extensions())
-    classes: dict[str, list[str]] = {}
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir() and not entry.name.startswith("."):
-            classes[entry.name] = sorted(
-                os.path.join(place, name)
-                for place, _, names in os.walk(entry.path)
-                for name in names
-                if name.lower().endswith(suffixes) and not name.startswith(".")
-            )
-    if not classes:
-        raise UserError(
-            f"{folder} has no class folders. Put the images of each class into a folder of its own"
-        )
-    for name, files in classes.items():
-        if not files:
-            raise UserError(
-                f"class {name!r} has no images: {folder / name} is empty. Add some or take the folder away"
-            )
-    return classes
+def _fault(table: Table) -> str | None:
+    """Say what makes a table unusable, if anything does."""
+    if "train" not in table.splits or not set(table.splits) <= set(SPLITS):
+        return f"has the splits {', '.join(table.splits)}: name them train, val and test; train must be there"
+    for split, images in table.splits.items():
+        labels, count = images.labels, len(images)
+        if not count:
+            return f"has no images in {split}: leave the split out to have it split off train"
+        if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+            return f"has {count} images in {split} and labels of shape {labels.shape}, type {labels.dtype}"
+        if labels.min() < 0 or labels.max() >= len(table.classes):
+            found = f"{labels.min()} to {labels.max()}"
+            return f"has labels from {found} in {split}, but {len(table.classes)} classes"
+    return None
 
 
 def open_source(config: DataConfig) -> Source:
     """Return the source that `config.source` names."""
-    from mlops_img.data.torchvision_source import Torchvision
+    if isinstance(config, TorchvisionConfig):
+        from mlops_img.data.torchvision_source import Torchvision  # takes seconds to import
 
+        return Torchvision(config)
     kinds: dict[type[DataConfig], Callable[[Any], Source]] = {
         FolderConfig: Folder,
         Mnist5kConfig: Mnist5k,
         CsvConfig: Csv,
-        TorchvisionConfig: Torchvision,
         CustomDataConfig: Custom,
     }
     return kinds[type(config)](config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,8 @@ def with_all_splits(table: Table, config: DataConfig) -> Table:
 
     A split that the source lacks is taken from train, class by class. Copies of one image stay together,
     so that a split of ours never leaks. Which images go follows from `config.split_seed` and their names
-    alone: adding an image moves at most one other.
+    below `config.root` alone, so a data set may move. Adding an image moves two others at most between
+    splits, and mostly none: each split keeps its share of the class, and that is all that can push one out.
 
     Raises:
         UserError: a class is too small to be in every split, or the fractions leave no training images.
@@ -34,57 +36,66 @@ def with_all_splits(table: Table, config: DataConfig) -> Table:
                 f"data.val_fraction={config.val_fraction} and data.test_fraction={config.test_fraction}: "
                 "each must lie between 0 and 1 and together leave something to train on"
             )
-        splits |= _hold_back(splits["train"], table.classes, missing, config.split_seed)
-    limit = config.limit
-    if limit is not None:
-        splits = {split: _evenly(images, limit, config.split_seed) for split, images in splits.items()}
+        splits |= _hold_back(splits["train"], table.classes, missing, config)
+    if config.limit is not None:
+        splits = {split: _evenly(images, config.limit, config) for split, images in splits.items()}
     return replace(table, splits={split: splits[split] for split in SPLITS})
 
 
+def names_below(root: str, paths: Sequence[str]) -> list[str]:
+    """Return each image's path as seen from `root`: a name that stays when the data set moves.
+
+    Where not all lie below `root`, they are seen from the folder that they share.
+    """
+    full = [os.path.abspath(path) for path in paths]
+    above = os.path.join(os.path.abspath(os.path.expanduser(root)), "")
+    if full and not all(path.startswith(above) for path in full):
+        above = os.path.join(os.path.commonpath([os.path.dirname(path) for path in full]), "")
+    return [path[len(above) :] for path in full]
+
+
 def _hold_back(
-    images: ImageSet, classes: list[str], fractions: dict[str, float], seed: int
+    images: ImageSet, classes: list[str], fractions: dict[str, float], config: DataConfig
 ) -> dict[str, ImageSet]:
     """Split `images` into train and the given fractions of each class."""
-    groups = content_groups(images)
-    rank = _rank(images, seed)
-    parts: dict[str, list[NDArray[np.intp]]] = {split: [] for split in ("train", *fractions)}
-    for label, name in enumerate(classes):
-        rows = np.flatnonzero(images.labels == label)
-        # The copies of an image take the rank of the first of them, and so fall on one side.
-        _, first, which = np.unique(groups[rows], return_index=True, return_inverse=True)
-        order = np.argsort(rank[rows[first]], kind="stable")
-        if len(order) < 1 + len(fractions):
+    # The copies of an image follow the first of them, in label as in rank, and so fall on one side.
+    _, first, which = np.unique(content_groups(images), return_index=True, return_inverse=True)
+    labels, rank = images.labels[first], _rank(images, config)[first]
+    order = np.lexsort((rank, labels))
+    bounds = np.searchsorted(labels[order], np.arange(len(classes) + 1))
+    parts = ("train", *fractions)
+    part = np.zeros(len(first), np.intp)
+    for name, start, stop in zip(classes, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        members, size = order[start:stop], stop - start
+        if not size and config.allow_class_mismatch:
+            continue  # a class of another split's alone
+        if size < len(parts):
             raise UserError(
-                f"class {name!r} has {len(order)} different image{'s' * (len(order) != 1)}; splitting into "
-                f"{', '.join(parts)} takes at least {1 + len(fractions)}. Add images or give the splits yourself"
+                f"class {name!r} has {size} different image{'s' * (size != 1)}; splitting into "
+                f"{', '.join(parts)} takes at least {len(parts)}. Add images or give the splits yourself"
             )
-        start = 0
-        for split, fraction in fractions.items():
-            stop = start + max(1, round(fraction * len(order)))
-            parts[split].append(rows[np.isin(which, order[start:stop])])
-            start = stop
-        if start >= len(order):
-            raise UserError(
-                f"class {name!r}: the fractions leave none of its {len(order)} images to train on"
-            )
-        parts["train"].append(rows[np.isin(which, order[start:])])
-    return {split: images.select(np.sort(np.concatenate(rows))) for split, rows in parts.items()}
+        counts = [max(1, round(fraction * size)) for fraction in fractions.values()]
+        if sum(counts) >= size:
+            raise UserError(f"class {name!r}: the fractions leave none of its {size} images to train on")
+        # From both ends, with train between, so that when one part grows the other stays as it is.
+        part[members[: counts[0]]] = 1
+        if len(counts) > 1:
+            part[members[size - counts[1] :]] = 2
+    return {split: images.select(np.flatnonzero(part[which] == number)) for number, split in enumerate(parts)}
 
 
-def _evenly(images: ImageSet, limit: int, seed: int) -> ImageSet:
+def _evenly(images: ImageSet, limit: int, config: DataConfig) -> ImageSet:
     """Return at most `limit` images, taking one of each class in turn."""
-    rank = _rank(images, seed)
-    turn = np.empty(len(images), np.int64)
-    for label in np.unique(images.labels):
-        rows = np.flatnonzero(images.labels == label)
-        turn[rows[np.argsort(rank[rows])]] = np.arange(len(rows))
-    return images.select(np.sort(np.lexsort((rank, turn))[:limit]))
+    rank = _rank(images, config)
+    order = np.lexsort((rank, images.labels))
+    labels = images.labels[order]
+    turn = np.arange(len(order)) - np.searchsorted(labels, labels)  # the how-manieth of its class
+    return images.select(np.sort(order[np.lexsort((rank[order], turn))[:limit]]))
 
 
-def _rank(images: ImageSet, seed: int) -> NDArray[np.uint64]:
+def _rank(images: ImageSet, config: DataConfig) -> NDArray[np.uint64]:
     """Return a number for each image that looks random and follows from the seed and its name alone."""
-    # Without the folder that all share: moving a data set elsewhere must not split it anew.
-    shared = len(os.path.commonpath(images.paths))
-    names = (f"{seed}:{path[shared:].replace(os.sep, '/')}" for path in images.paths)
-    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
+    names = (os.fsencode(name) for name in names_below(config.root, images.paths))
+    seed = f"{config.split_seed}:".encode()
+    digests = (hashlib.blake2b(seed + name, digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(digests), np.uint64)
