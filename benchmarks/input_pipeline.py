@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from mlops_img.config import AugmentConfig, FolderConfig
+from mlops_img.config import AugmentConfig
 from mlops_img.data.augment import ImageAugment
+from mlops_img.data.config import FolderConfig
 from mlops_img.data.decode import decode_rgb
 from mlops_img.data.loader import ShuffledPlans, load_batches
 from mlops_img.data.sources import Folder, ImageSet, read_file

@@ -40,9 +40,9 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int, *, load_
     model = _create(config, num_classes, image_size, pretrained)
     if config.stem_stride is not None:
         shrink_stem(model, config.stem_stride)
+    _try_out(model, config, num_classes, image_size)
     if load_weights and config.weights not in ("none", "hub"):
         load_matching_weights(model, Path(config.weights))
-    _try_out(model, config, num_classes, image_size)
     if config.freeze != "none":
         freeze(model, config.freeze)
     return model

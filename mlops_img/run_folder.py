@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mlops_img import __version__
-from mlops_img.config import DATA_SOURCES, Config
+from mlops_img.config import Config
+from mlops_img.data.config import DATA_SOURCES
 from mlops_img.errors import UserError
 from mlops_img.storage import write_json, write_text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -42,8 +43,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The new name is itself an entry on the disk; Windows cannot open a folder and needs no such thing.
-    if os.name == "posix":
+    # The new name is itself an entry on the disk. Windows and some mounted buckets cannot sync a folder; the
+    # file has its name by now, so that is no failure.
+    with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlops_img.config import Config, DataConfig
+from mlops_img.config import Config
+from mlops_img.data.config import DataConfig
 from mlops_img.errors import UserError, did_you_mean
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from mlops_img.config import AuditConfig, CsvConfig, FolderConfig
+from mlops_img.config import AuditConfig
 from mlops_img.data import audit as audit_module
 from mlops_img.data.audit import audit, output_path, run, write_findings
+from mlops_img.data.config import CsvConfig, FolderConfig
 from mlops_img.data.findings import Duplicates, Findings, find
 from mlops_img.data.findings_table import findings_table
 from mlops_img.data.mnist5k import write_mnist5k

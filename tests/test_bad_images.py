@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlops_img.config import AugmentConfig, FolderConfig
+from mlops_img.config import AugmentConfig
 from mlops_img.data.augment import ImageAugment
+from mlops_img.data.config import FolderConfig
 from mlops_img.data.loader import (
     Batch,
     ImageBatches,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from conftest import SHAPES, draw_shape
 
-from mlops_img.config import CsvConfig, DataConfig
 from mlops_img.data.checks import load_dataset
+from mlops_img.data.config import CsvConfig, DataConfig
 from mlops_img.data.sources import ImageSet, Table, open_source
 from mlops_img.errors import UserError
 

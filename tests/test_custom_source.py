@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import SHAPES, draw_shape
 
-from mlops_img.config import CustomDataConfig
 from mlops_img.data.checks import load_dataset
+from mlops_img.data.config import CustomDataConfig
 from mlops_img.data.decode import decode_rgb
 from mlops_img.data.sources import ImageSet, Table, open_source
 from mlops_img.errors import UserError

@@ -12,13 +12,15 @@ from tests.conftest import Outcome, write_shapes
 
 Command = Callable[..., Outcome]
 CONF = Path(__file__).parents[1] / "conf"
+SHAPES_WITH_A_TINY_NET = ("data=folder", "data.image_size=32", "model=timm", "model.name=test_resnet")
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_runs(command: Command, shared_shapes: Path, name: str) -> None:
-    settings = ["data=folder", f"data.root={shared_shapes}", "data.image_size=32", "data.limit=24", "model.weights=none"]
-    outcome = command("mlops_img.train", f"experiment={name}", "debug=smoke", *settings, "hydra.run.dir=runs/a")
+    data = ("data=folder", f"data.root={shared_shapes}", "data.image_size=32", "data.limit=24")
+    settings = (f"experiment={name}", "debug=smoke", *data, "model.weights=none", "hydra.run.dir=runs/a")
+    outcome = command("mlops_img.train", *settings)
     assert outcome.code == 0, outcome.err
     assert Path("runs/a/report/index.html").is_file()
 
@@ -32,8 +34,8 @@ def test_experiment_opens_with_what_it_reaches(name: str) -> None:
 
 
 def test_overfit_learns_one_batch_by_heart(command: Command, shared_shapes: Path) -> None:
-    settings = ("data=folder", f"data.root={shared_shapes}", "data.image_size=32", "model=timm", "model.name=test_resnet")
-    outcome = command("mlops_img.train", "debug=overfit", *settings, "hydra.run.dir=runs/a")
+    settings = (*SHAPES_WITH_A_TINY_NET, f"data.root={shared_shapes}", "hydra.run.dir=runs/a")
+    outcome = command("mlops_img.train", "debug=overfit", *settings)
     assert outcome.code == 0, outcome.err
     lines = [json.loads(line) for line in Path("runs/a/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["split"] == "train"]
@@ -42,8 +44,8 @@ def test_overfit_learns_one_batch_by_heart(command: Command, shared_shapes: Path
 
 def test_profile_writes_a_trace_and_a_table(command: Command, tmp_path: Path) -> None:
     write_shapes(tmp_path / "photos", 60)
-    settings = ("data=folder", "data.root=photos", "data.image_size=32", "model=timm", "model.name=test_resnet")
-    outcome = command("mlops_img.train", "debug=profile", "train.batch_size=8", *settings, "hydra.run.dir=runs/a")
+    settings = (*SHAPES_WITH_A_TINY_NET, "data.root=photos", "train.batch_size=8", "hydra.run.dir=runs/a")
+    outcome = command("mlops_img.train", "debug=profile", *settings)
     assert outcome.code == 0, outcome.err
     assert "traceEvents" in json.loads(Path("runs/a/profile/trace.json").read_text())
     assert "conv" in Path("runs/a/profile/operators.txt").read_text()

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlops_img.config import AugmentConfig, FolderConfig
+from mlops_img.config import AugmentConfig
 from mlops_img.data.augment import ImageAugment
+from mlops_img.data.config import FolderConfig
 from mlops_img.data.loader import (
     Batch,
     Plan,
@@ -205,7 +206,7 @@ def test_workers_outlive_the_signals_that_ask_the_run_to_stop(images: ImageSet) 
 def test_a_program_that_fails_while_batches_are_read_ends(shared_shapes: Path) -> None:
     # The iterator stays alive in a global and in the traceback, and the workers ignore SIGTERM.
     program = f"""
-from mlops_img.config import FolderConfig
+from mlops_img.data.config import FolderConfig
 from mlops_img.data.loader import load_batches, ordered_plans
 from mlops_img.data.sources import open_source
 from mlops_img.data.transforms import Preprocessing

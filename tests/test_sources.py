@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import SHAPES, draw_shape, write_shapes
 
-from mlops_img.config import DataConfig, FolderConfig, Mnist5kConfig
 from mlops_img.data.checks import load_dataset
+from mlops_img.data.config import DataConfig, FolderConfig, Mnist5kConfig
 from mlops_img.data.decode import decode_rgb
 from mlops_img.data.sources import ImageSet, Table, open_source
 from mlops_img.errors import UserError

@@ -18,8 +18,8 @@ from conftest import draw_shape
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from mlops_img.config import DataConfig, TorchvisionConfig
 from mlops_img.data.checks import load_dataset
+from mlops_img.data.config import DataConfig, TorchvisionConfig
 from mlops_img.data.decode import decode_rgb
 from mlops_img.data.sources import Table, open_source
 from mlops_img.errors import UserError

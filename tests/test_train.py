@@ -80,9 +80,7 @@ def test_a_small_net_learns_shapes(train: Train, tmp_path: Path) -> None:
 
 def test_run_can_be_repeated_from_its_folder(train: Train, command: Train, tmp_path: Path) -> None:
     assert train("optim.lr=0.002", "hydra.run.dir=runs/a").code == 0
-    outcome = command(
-        "mlops_img.train", "--config-dir", "runs/a/repeat", "experiment=repeat", "hydra.run.dir=runs/b"
-    )
+    outcome = command("mlops_img.train", "--config-dir", "runs/a/repeat", "experiment=repeat", "hydra.run.dir=runs/b")
     assert outcome.code == 0, outcome.err
     one, other = (torch.load(tmp_path / f"runs/{name}/checkpoints/best.pt", weights_only=True) for name in "ab")
     assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
@@ -136,8 +134,8 @@ def test_class_missing_from_a_split_is_refused(train: Train, tmp_path: Path) -> 
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(train: Train, tmp_path: Path) -> None:
-    settings = ("hydra.run.dir=runs/a", "train.precision=fp32", "train.grad_clip=null", "train.checkpoint_every_steps=1")
-    outcome = train(*settings, "optim=sgd", "optim.lr=1e30", "schedule=constant")
+    settings = ("hydra.run.dir=runs/a", "train.precision=fp32", "train.grad_clip=null")
+    outcome = train(*settings, "train.checkpoint_every_steps=1", "optim=sgd", "optim.lr=1e30", "schedule=constant")
     assert outcome.code == 2
     assert "is not finite (images " in outcome.err
     run = tmp_path / "runs" / "a"
@@ -164,9 +162,8 @@ def test_full_disk_while_checkpointing_keeps_the_checkpoint_before(shared_shapes
         "from mlops_img.train import main; main()\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    result = subprocess.run(
-        [sys.executable, "-c", code, *settings], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", code, *settings]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
     [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "could not be written: File too large" in line

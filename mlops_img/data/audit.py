@@ -20,7 +20,8 @@ from itertools import chain
 from pathlib import Path
 
 from mlops_img.cli import command
-from mlops_img.config import AuditConfig, DataConfig
+from mlops_img.config import AuditConfig
+from mlops_img.data.config import DataConfig
 from mlops_img.data.findings import Findings, find
 from mlops_img.data.findings_table import findings_table
 from mlops_img.data.near_duplicates import MAX_DISTANCE

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlops_img.config import DataConfig
+from mlops_img.data.config import DataConfig
 from mlops_img.data.duplicates import content_groups, groups_of_several
 from mlops_img.data.sources import ImageSet, Table, open_source, read_file
 from mlops_img.data.splits import names_below, with_all_splits

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlops_img.config import (
+from mlops_img.data.class_folders import SPLIT_FOLDERS, class_files, existing_folder, split_folders
+from mlops_img.data.config import (
     CsvConfig,
     CustomDataConfig,
     DataConfig,
@@ -20,7 +21,6 @@ from mlops_img.config import (
     Mnist5kConfig,
     TorchvisionConfig,
 )
-from mlops_img.data.class_folders import SPLIT_FOLDERS, class_files, existing_folder, split_folders
 from mlops_img.data.mnist5k import write_mnist5k
 from mlops_img.errors import UserError, did_you_mean
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_img.config import DataConfig
+from mlops_img.data.config import DataConfig
 from mlops_img.data.duplicates import content_groups
 from mlops_img.data.sources import SPLITS, ImageSet, Table
 from mlops_img.errors import UserError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import datasets
 
-from mlops_img.config import TorchvisionConfig
+from mlops_img.data.config import TorchvisionConfig
 from mlops_img.data.sources import ImageSet, Table
 from mlops_img.errors import UserError, did_you_mean
 

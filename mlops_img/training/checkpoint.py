@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 import zipfile
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from mlops_img.errors import UserError
 from mlops_img.storage import write_atomically
 
 FORMAT_VERSION = 1
-STEP_FILE = re.compile(r"step-(\d+)\.pt")
+STEP_FILE = re.compile(r"step-\d+\.pt")
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +86,23 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: TrainState) -> None:
-        """Write the whole state, then delete the oldest checkpoints beyond `keep`."""
+        """Write the whole state, then delete the oldest checkpoints beyond `keep`.
+
+        Those of later steps go too: they are damaged, or of a run that this one has replaced.
+
+        Raises:
+            UserError: the disk is full, or the weights are not finite; the checkpoints from before stay.
+        """
+        if not all(parameter.isfinite().all() for parameter in state.model.parameters()):
+            raise UserError(
+                f"the weights after step {state.step} are not finite and were not saved. "
+                "Lower optim.lr or train.grad_clip, and go on from before with resume=auto"
+            )
         self._write(f"step-{state.step:08d}.pt", state.to_dict())
-        for old in step_checkpoints(self.folder)[self.keep :]:
-            old.unlink()
+        saved = step_checkpoints(self.folder)
+        later = [path for path in saved if _step(path) > state.step]
+        for path in later + saved[len(later) + self.keep :]:
+            path.unlink(missing_ok=True)
 
     def save_best(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Write the weights that are evaluated, with the validation metrics that made them the best."""
@@ -104,28 +118,26 @@ class Checkpoints:
 
         try:
             write_atomically(path, write)
-        # torch's zip writer reports a full disk as a RuntimeError of its own
         except (OSError, RuntimeError) as error:
+            # torch's zip writer trips over a full disk a second time, with a RuntimeError of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
             newest = next(iter(step_checkpoints(self.folder)), None)
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             raise UserError(
-                f"checkpoint {path} could not be written: {reason}. "
-                + (
-                    f"{newest} is whole: free some space and go on with resume=auto"
-                    if newest
-                    else "Free some space"
-                )
+                f"checkpoint {path} could not be written: {cause.strerror or cause}. "
+                + (f"{newest} is whole: free some space and go on with resume=auto" if newest else "Free some space")
             ) from None
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
     """Return the step checkpoints, newest first."""
-    found = [
-        (int(match[1]), path)
-        for path in folder.glob("step-*.pt")
-        if (match := STEP_FILE.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(found, reverse=True)]
+    found = [path for path in folder.glob("step-*.pt") if STEP_FILE.fullmatch(path.name)]
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def newest_valid(folder: Path) -> dict[str, Any] | None:
@@ -147,18 +159,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: missing, damaged, or of a newer format.
     """
     if not path.is_file():
-        raise UserError(
-            f"checkpoint {path} does not exist. Name a run folder that has trained for an epoch at least"
-        )
+        raise UserError(f"checkpoint {path} does not exist. Name a run folder that has trained for an epoch at least")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its message explains how to load the file all the same
+        raise UserError(f"checkpoint {path} holds more than tensors and plain values, which is not loaded") from None
     except Exception as error:  # damage shows itself in many ways, and none is worth a traceback
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path} is damaged: {reason}") from None
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise UserError(f"{path} is no checkpoint of mlops_img. To start from its weights use model.weights={path}")
     if content["format_version"] > FORMAT_VERSION:
         raise UserError(f"checkpoint {path} was written by a newer mlops_img; update this one")
     return content

@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mlops_img.data.loader import Batch
 from mlops_img.data.transforms import Preprocessing
+from mlops_img.errors import UserError
 from mlops_img.training.precision import Precision
 
 CALIBRATION_BINS = 15
@@ -45,7 +46,11 @@ class Predictions:
 def predict(
     model: nn.Module, batches: Iterable[Batch], preprocessing: Preprocessing, precision: Precision
 ) -> Predictions:
-    """Run the model in evaluation mode over the batches, each image once; leaves it in the mode it was in."""
+    """Run the model in evaluation mode over the batches, each image once; leaves it in the mode it was in.
+
+    Raises:
+        UserError: the logits are not finite, so nothing that follows from them would mean anything.
+    """
     was_training = model.training
     model.eval()
     logits, labels, rows = [], [], []
@@ -56,18 +61,27 @@ def predict(
         labels.append(batch.labels)
         rows.append(batch.rows)
     model.train(was_training)
-    return Predictions(torch.cat(logits).cpu(), torch.cat(labels), torch.cat(rows))
+    predictions = Predictions(torch.cat(logits).cpu(), torch.cat(labels), torch.cat(rows))
+    broken = int((~predictions.logits.isfinite()).any(1).sum())
+    if broken:
+        raise UserError(
+            f"the model's logits for {broken} of {len(predictions.labels)} images are not finite: its weights have "
+            "diverged. Lower optim.lr or train.grad_clip, or use train.precision=fp32"
+        )
+    return predictions
 
 
 def summarize(predictions: Predictions) -> dict[str, float]:
     """Return the numbers that follow each epoch: loss (cross-entropy in nats), top1, top5, f1_macro."""
     logits, labels = predictions.logits, predictions.labels
-    best = logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)
+    # By argmax, as everywhere here: among equal logits topk may put another one first.
+    right = logits.argmax(1) == labels
+    among_five = (logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)).any(1) | right
     confusion = confusion_matrix(predictions)
     return {
         "loss": functional.cross_entropy(logits, labels).item(),
-        "top1": best[:, 0].double().mean().item(),
-        "top5": best.any(1).double().mean().item(),
+        "top1": right.double().mean().item(),
+        "top5": among_five.double().mean().item(),
         "f1_macro": float(_mean_over_present(per_class(confusion)["f1"], confusion)),
     }
 
@@ -91,9 +105,7 @@ def per_class(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def evaluation(
-    predictions: Predictions, classes: list[str], paths: list[str], temperature: float
-) -> dict[str, Any]:
+def evaluation(predictions: Predictions, classes: list[str], paths: list[str], temperature: float) -> dict[str, Any]:
     """Return everything that the report shows, as plain values for JSON.
 
     Args:
@@ -104,15 +116,12 @@ def evaluation(
     """
     confusion = confusion_matrix(predictions)
     scores = per_class(confusion)
-    reliability = _reliability(predictions.probabilities(), predictions.labels)
-    calibrated = _reliability(predictions.probabilities(temperature), predictions.labels)
+    reliability = _reliability(predictions, 1.0)
+    calibrated = _reliability(predictions, temperature)
     return {
         "n": len(predictions.labels),
         **summarize(predictions),
-        **{
-            f"{name}_macro": float(_mean_over_present(scores[name], confusion))
-            for name in ("precision", "recall")
-        },
+        **{f"{name}_macro": float(_mean_over_present(scores[name], confusion)) for name in ("precision", "recall")},
         "ece": _expected_error(reliability),
         "temperature": temperature,
         "ece_calibrated": _expected_error(calibrated),
@@ -145,10 +154,19 @@ def _mean_over_present(values: NDArray[np.float64], confusion: NDArray[np.int64]
     return np.float64(values[present].mean())
 
 
-def _reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float | int | None]]:
+def _answers(predictions: Predictions, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the predicted classes, int64 (n,), and how surely, float32 (n,).
+
+    The class is that of the largest logit: probabilities are rounded, and may be equal where logits are not.
+    """
+    predicted = predictions.logits.argmax(1)
+    return predicted, predictions.probabilities(temperature).gather(1, predicted.unsqueeze(1)).squeeze(1)
+
+
+def _reliability(predictions: Predictions, temperature: float) -> list[dict[str, float | int | None]]:
     """Bin by confidence: how sure the model was, and how often it was right."""
-    confidence, predicted = probabilities.max(1)
-    right = (predicted == labels).double()
+    predicted, confidence = _answers(predictions, temperature)
+    right = (predicted == predictions.labels).double()
     bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     rows: list[dict[str, float | int | None]] = []
     for number in range(CALIBRATION_BINS):
@@ -175,7 +193,7 @@ def _mistakes(
     predictions: Predictions, classes: list[str], paths: list[str], temperature: float
 ) -> list[dict[str, Any]]:
     probabilities = predictions.probabilities(temperature)
-    confidence, predicted = probabilities.max(1)
+    predicted, confidence = _answers(predictions, temperature)
     wrong = torch.nonzero(predicted != predictions.labels).squeeze(1)
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:WORST_MISTAKES]
     return [

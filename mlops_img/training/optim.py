@@ -8,8 +8,8 @@ import numpy as np
 import timm.optim
 import torch
 from numpy.typing import NDArray
-from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mlops_img.config import LossConfig, OptimConfig
 from mlops_img.errors import UserError, did_you_mean
@@ -24,19 +24,23 @@ def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
     Raises:
         UserError: no such optimiser, or options that it does not take.
     """
-    known = timm.optim.list_optimizers()
+    known = [str(name) for name in timm.optim.list_optimizers()]
     if config.name not in known:
         raise UserError(
             f"optim.name: timm has no optimiser {config.name!r}.{did_you_mean(config.name, known)} "
             "`python -c 'import timm.optim; print(timm.optim.list_optimizers())'` lists all"
         )
     options: dict[str, Any] = dict(config.kwargs)
-    if config.name in FUSED:
+    info = timm.optim.get_optimizer_info(config.name)
+    for key, taken in (("betas", info.has_betas), ("eps", info.has_eps)):
+        if key in options and not taken:  # timm would leave it out without a word
+            raise UserError(f"optim.kwargs.{key}: {config.name} takes no {key}. Leave it out")
+    if config.name in FUSED and "foreach" not in options:
         options.setdefault("fused", True)
     if config.layer_decay is not None:
         options["layer_decay"] = config.layer_decay
     try:
-        return timm.optim.create_optimizer_v2(
+        optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
             model,
             opt=config.name,
             lr=config.lr,
@@ -44,8 +48,11 @@ def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
             momentum=config.momentum,
             **options,
         )
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, ImportError) as error:
         raise UserError(f"optim.name={config.name}: {error}. Check optim.kwargs and its other keys") from None
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(f"optim.name={config.name} needs second derivatives, which the loop does not compute")
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -63,19 +70,24 @@ class SoftCrossEntropy(nn.CrossEntropyLoss):
 
 
 class BinaryLoss(nn.Module):
-    """timm's binary cross-entropy, one yes or no per class, with a weight for each class's images."""
+    """Binary cross-entropy, one yes or no per class (arXiv:2110.00476), with a weight for each class's images."""
 
     def __init__(self, smoothing: float, weight: Tensor | None) -> None:
         super().__init__()
+        self.smoothing = smoothing
         self.register_buffer("weight", weight)
-        self.loss = BinaryCrossEntropy(smoothing=smoothing, reduction="none")
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss of float logits (n, classes) and labels as `SoftCrossEntropy` takes them."""
-        losses = self.loss(logits.float(), target)
+        logits = logits.float()
+        if target.ndim == 1:
+            target = functional.one_hot(target, logits.shape[1])
+        target = target.float()
+        # timm's loss of this name smooths hard labels only, and so would let go of it under mixup.
+        smoothed = target * (1 - self.smoothing) + self.smoothing / logits.shape[1]
+        losses = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
         if isinstance(self.weight, Tensor):
-            shares = self.weight[target] if target.ndim == 1 else target @ self.weight
-            losses = losses * shares.unsqueeze(1)
+            losses = losses * (target @ self.weight).unsqueeze(1)
         return losses.mean()
 
 
@@ -102,12 +114,8 @@ def _class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) -
     weights = torch.ones(len(classes))
     for name, weight in wanted.items():
         if str(name) not in classes:
-            raise UserError(
-                f"loss.class_weights: there is no class {name!r}.{did_you_mean(str(name), classes)}"
-            )
-        if not isinstance(weight, int | float) or weight <= 0:
-            raise UserError(
-                f"loss.class_weights: the weight of {name!r} is {weight}; it must be a number above 0"
-            )
+            raise UserError(f"loss.class_weights: there is no class {name!r}.{did_you_mean(str(name), classes)}")
+        if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise UserError(f"loss.class_weights: the weight of {name!r} is {weight}; it must be a number above 0")
         weights[classes.index(str(name))] = weight
     return weights

@@ -40,9 +40,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(
-            f"train.device={name}: no such device. Use auto, cpu, cuda or cuda:<number>"
-        ) from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"train.device={name}: no such device. Use auto, cpu, cuda or cuda:<number>")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"train.device={name}: this machine has {torch.cuda.device_count()} CUDA devices. Use train.device=auto"
@@ -74,7 +74,7 @@ def cpu_computes_bf16() -> bool:
 
 def set_tf32(enabled: bool) -> None:
     """Choose TF32 or full float32 for matrix products and convolutions on CUDA."""
-    mode = "tf32" if enabled else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = mode
-    torch.backends.cudnn.conv.fp32_precision = mode
-    torch.backends.cudnn.rnn.fp32_precision = mode
+    # Not by the newer `fp32_precision`: after it, torch.get_float32_matmul_precision() raises, and
+    # torch.compile's autotuning calls that (torch 2.14).
+    torch.backends.cuda.matmul.allow_tf32 = enabled
+    torch.backends.cudnn.allow_tf32 = enabled

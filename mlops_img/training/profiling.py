@@ -25,13 +25,14 @@ def profiled(batches: Iterable[Batch], folder: Path, steps: int) -> Iterator[Bat
     Writes `folder`/trace.json for a trace viewer and `folder`/operators.txt, the costliest operators.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    cuda = torch.cuda.is_available()
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
 
     def write(profiler: profile) -> None:
         profiler.export_chrome_trace(str(folder / "trace.json"))
-        order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-        table = profiler.key_averages().table(sort_by=order, row_limit=COSTLIEST)
+        averages = profiler.key_averages()
+        on_device = any(operator.self_device_time_total > 0 for operator in averages)
+        order = "self_device_time_total" if on_device else "self_cpu_time_total"
+        table = averages.table(sort_by=order, row_limit=COSTLIEST)
         write_text(folder / "operators.txt", table)
         log.info("profile of %d steps: %s", steps, folder)
 

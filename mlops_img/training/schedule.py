@@ -26,9 +26,7 @@ def make_schedule(config: ScheduleConfig, total_steps: int, steps_per_epoch: int
     last = config.final_fraction
 
     if config.name == "cosine":
-        return lambda step: (
-            _warm(step, warmup) or _cosine(1, last, (step - warmup) / max(1, total_steps - warmup))
-        )
+        return lambda step: _warm(step, warmup) or _cosine(1, last, (step - warmup) / max(1, total_steps - warmup))
     if config.name == "one_cycle":
         return lambda step: (
             _cosine(0, 1, (step + 1) / warmup)
@@ -38,15 +36,13 @@ def make_schedule(config: ScheduleConfig, total_steps: int, steps_per_epoch: int
     if config.name == "step":
         length = parse_length(config.step_length, "schedule.step_length", total_steps, steps_per_epoch)
         if length < 1:
-            raise UserError(
-                f"schedule.step_length={config.step_length} is less than one step. Make it longer"
-            )
+            raise UserError(f"schedule.step_length={config.step_length}: it must be more than 0")
         return lambda step: _warm(step, warmup) or config.step_factor ** (step // length)
     return lambda step: _warm(step, warmup) or 1.0
 
 
 def parse_length(text: str, key: str, total_steps: int, steps_per_epoch: int) -> int:
-    """Turn "5 epochs", "500 steps" or "10%" into a number of steps.
+    """Turn "5 epochs", "500 steps" or "10%" into a number of steps; what is above 0 is one step at least.
 
     Raises:
         UserError: the text says no length; names `key`.
@@ -56,7 +52,7 @@ def parse_length(text: str, key: str, total_steps: int, steps_per_epoch: int) ->
         raise UserError(f'{key}={text}: a length is written "5 epochs", "500 steps" or "10%"')
     number, unit = float(match["number"]), match["unit"]
     scale = {"e": steps_per_epoch, "s": 1, "%": total_steps / 100}[unit[0]]
-    return round(number * scale)
+    return max(1, round(number * scale)) if number > 0 else 0
 
 
 def _warm(step: int, warmup: int) -> float | None:

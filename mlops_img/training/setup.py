@@ -9,9 +9,10 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from mlops_img.config import Config, DataConfig
+from mlops_img.config import Config
 from mlops_img.data.augment import BatchAugment
 from mlops_img.data.checks import Dataset, load_dataset
+from mlops_img.data.config import DataConfig
 from mlops_img.data.loader import default_workers
 from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
