@@ -130,6 +130,15 @@ def test_resume_refuses_what_must_not_change(
     assert train("hydra.run.dir=runs/a", "resume=auto").code == 0, "the refused attempt spoiled the run"
 
 
+def test_run_is_not_overwritten(train: Train, tmp_path: Path) -> None:
+    assert train("hydra.run.dir=runs/a").code == 0
+    before = metrics(tmp_path / "runs/a")
+    outcome = train("hydra.run.dir=runs/a", "optim.lr=0.1")
+    assert outcome.code == 2
+    assert "runs/a holds a run already. Go on with resume=auto" in outcome.err
+    assert metrics(tmp_path / "runs/a") == before
+
+
 def test_resume_of_nothing(train: Train) -> None:
     outcome = train("resume=runs/none")
     assert outcome.code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,10 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Map uint8 (n, 3, h, w) to float32 (n, 3 or 1, h, w), on the device where the images lie."""
-        mean = images.new_tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1) * 255
-        std = images.new_tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1) * 255
+        mean, std = (_per_channel(values, images.device) * 255 for values in (self.mean, self.std))
         normalized = images.float().sub_(mean).div_(std)
         if self.grey:
-            return (normalized * normalized.new_tensor(RGB_TO_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            return (normalized * _per_channel(RGB_TO_GREY, images.device)).sum(1, keepdim=True)
         return normalized
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +78,13 @@ class Preprocessing:
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """Make again what `to_dict` wrote."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+@lru_cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return the values as float32 (1, channels, 1, 1); copied to a device once, as each copy waits for it."""
+    with torch.inference_mode(False):  # an evaluation may be the first to ask, a training step the next
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> Tensor:

@@ -19,7 +19,7 @@ from mlops_img.resume import as_plain, check_unchanged
 from mlops_img.run_folder import Origin, RunFolder, dvc_md5
 from mlops_img.storage import write_json
 from mlops_img.tracking import Tracker, start_tracker
-from mlops_img.training.checkpoint import Checkpoints, newest_valid
+from mlops_img.training.checkpoint import Checkpoints, newest_valid, step_checkpoints
 from mlops_img.training.evaluation import evaluate_split, load_trained, read_pixels
 from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
@@ -45,6 +45,8 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
         StoppedOnRequest: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     started = time.perf_counter()
+    if not config.resume and step_checkpoints(folder.checkpoints):
+        raise UserError(f"{folder.path} holds a run already. Go on with resume=auto, or choose another hydra.run.dir=...")
     setup = set_up(config)
     state, dataset = setup.state, setup.dataset
     data = {"fingerprint": dataset.fingerprint, "dvc_md5": dvc_md5(Path(config.data.root))}
