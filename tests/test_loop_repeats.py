@@ -38,6 +38,15 @@ def test_two_runs_are_equal_to_the_bit(dtype: torch.dtype) -> None:
     assert not same(weights(states[0]), weights(other))
 
 
+def test_each_accumulated_part_drops_others() -> None:
+    state, dropped = make_state(dropout=0.5), []
+    state.model.get_submodule("3").register_forward_hook(
+        lambda _, before, after: dropped.append((after == 0) & (before[0] != 0))
+    )
+    fit(state, [batch(0), batch(0)], make_recipe(accumulate=2), Intervals(1, 1), Notes())
+    assert not torch.equal(dropped[0], dropped[1])
+
+
 def test_resumed_run_drops_mixes_and_erases_as_the_uninterrupted_one(tmp_path: Path) -> None:
     augment = AugmentConfig(mixup=0.4, cutmix=1.0, mix_prob=0.7, random_erasing=0.5)
     recipe = make_recipe(augment=BatchAugment(augment, 3), accumulate=2)

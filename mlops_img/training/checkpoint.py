@@ -18,6 +18,7 @@ from mlops_img.errors import UserError
 from mlops_img.storage import write_atomically
 
 FORMAT_VERSION = 1
+OPTIMIZER_OPTIONS = ("weight_decay", "momentum", "betas", "eps")
 STEP_FILE = re.compile(r"step-\d+\.pt")
 
 log = logging.getLogger(__name__)
@@ -64,12 +65,21 @@ class TrainState:
         }
 
     def load_dict(self, values: dict[str, Any]) -> None:
-        """Become the state that `to_dict` described."""
+        """Become the state that `to_dict` described, with the optimiser's options of now.
+
+        An average or a loss scale that the run before did not have starts from here.
+        """
         self.model.load_state_dict(values["model"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(values["ema"])
+            self.ema.module.load_state_dict(values["ema"] or values["model"])
+        # PyTorch would bring back the options too, and a changed weight decay would do nothing.
+        groups = self.optimizer.param_groups
+        options = [{name: group[name] for name in OPTIMIZER_OPTIONS if name in group} for group in groups]
         self.optimizer.load_state_dict(values["optimizer"])
-        self.scaler.load_state_dict(values["scaler"])
+        for group, now in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(now)
+        if values["scaler"]:
+            self.scaler.load_state_dict(values["scaler"])
         self.epoch_loss = values["epoch_loss"].to(self.epoch_loss.device)
         for name in ("step", "best", "best_epoch", "seconds", "tracking_id"):
             setattr(self, name, values[name])

@@ -1,0 +1,241 @@
+"""The measures, held against scikit-learn, torchmetrics and what is known by construction."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from mlops_img.data.loader import Batch
+from mlops_img.data.transforms import Preprocessing
+from mlops_img.errors import UserError
+from mlops_img.training.metrics import (
+    WORST_MISTAKES,
+    Predictions,
+    confusion_matrix,
+    evaluation,
+    fit_temperature,
+    predict,
+    summarize,
+)
+from mlops_img.training.precision import Precision
+
+CPU_FP32 = Precision(torch.device("cpu"), torch.float32)
+
+
+def names(count: int) -> list[str]:
+    return [f"class {number}" for number in range(count)]
+
+
+def paths(count: int) -> list[str]:
+    return [f"images/{number}.jpg" for number in range(count)]
+
+
+def random_predictions(seed: int, classes: int = 10, count: int = 400, present: int | None = None) -> Predictions:
+    """Predictions somewhat better than chance; only the first `present` classes occur as labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(present or classes, (count,), generator=generator)
+    logits = torch.randn(count, classes, generator=generator) * 2
+    logits[torch.arange(count), labels] += 1.5
+    return Predictions(logits, labels, torch.randperm(count, generator=generator))
+
+
+def evaluate(predictions: Predictions, temperature: float = 1.0) -> dict[str, Any]:
+    count, classes = predictions.logits.shape
+    return evaluation(predictions, names(classes), paths(count), temperature)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("classes", "present"), [(10, 10), (10, 6), (30, 4), (2, 2)])
+def test_measures_are_those_of_scikit_learn(seed: int, classes: int, present: int) -> None:
+    predictions = random_predictions(seed, classes, present=present)
+    result = evaluate(predictions)
+    labels, predicted = predictions.labels.numpy(), predictions.logits.argmax(1).numpy()
+    assert result["top1"] == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted))
+    assert result["loss"] == pytest.approx(functional.cross_entropy(predictions.logits, predictions.labels).item())
+    precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
+        labels, predicted, labels=range(classes), zero_division=0
+    )
+    rows = result["per_class"]
+    for key, wanted in (("precision", precision), ("recall", recall), ("f1", f1), ("support", support)):
+        assert [row[key] for row in rows] == pytest.approx(list(wanted))
+    # By default scikit-learn averages over the classes that occur as label or prediction.
+    macro = sklearn_metrics.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
+    assert [result[f"{key}_macro"] for key in ("precision", "recall", "f1")] == pytest.approx(list(macro[:3]))
+    assert result["confusion"] == sklearn_metrics.confusion_matrix(labels, predicted, labels=range(classes)).tolist()
+    if classes >= 10:
+        top5 = sklearn_metrics.top_k_accuracy_score(labels, predictions.logits.numpy(), k=5, labels=range(classes))
+        assert result["top5"] == pytest.approx(top5)
+
+
+def test_with_fewer_than_five_classes_the_label_is_always_among_the_first_five() -> None:
+    assert summarize(random_predictions(0, classes=3))["top5"] == 1.0
+
+
+def test_equal_logits_give_measures_that_agree_with_each_other() -> None:
+    # As bf16 makes them: many classes share the largest logit, and which one counts must be the same everywhere.
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, 2, (300, 40), generator=generator).float()
+    predictions = Predictions(logits, torch.randint(40, (300,), generator=generator), torch.arange(300))
+    result = evaluate(predictions)
+    hits = int(confusion_matrix(predictions).diagonal().sum())
+    assert round(result["top1"] * 300) == hits
+    assert result["top5"] >= result["top1"]
+    right = sum(row["accuracy"] * row["count"] for row in result["reliability"] if row["count"])
+    assert round(right) == hits
+
+
+def test_logits_that_round_to_the_same_probability_are_still_told_apart() -> None:
+    logits = torch.tensor([[1e-9, 2e-9]])
+    assert logits.softmax(1)[0, 0] == logits.softmax(1)[0, 1]
+    result = evaluate(Predictions(logits, torch.tensor([1]), torch.tensor([0])))
+    assert result["top1"] == 1
+    assert result["mistakes"] == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_calibration_error_is_that_of_torchmetrics(seed: int, temperature: float) -> None:
+    predictions = random_predictions(seed, count=2000)
+    wanted = multiclass_calibration_error(
+        predictions.probabilities(temperature), predictions.labels, num_classes=10, n_bins=15, norm="l1"
+    )
+    result = evaluate(predictions, temperature)
+    key = "ece" if temperature == 1.0 else "ece_calibrated"
+    assert result[key] == pytest.approx(wanted.item(), abs=1e-5)
+
+
+def test_bins_without_images_are_empty_and_do_not_count() -> None:
+    sure = Predictions(torch.tensor([[50.0, 0.0], [50.0, 0.0]]), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    result = evaluate(sure)
+    filled = [row for row in result["reliability"] if row["count"]]
+    assert filled == [{"confidence": 1.0, "accuracy": 0.5, "count": 2}]
+    assert result["ece"] == pytest.approx(0.5)
+    assert {(row["confidence"], row["accuracy"]) for row in result["reliability"] if not row["count"]} == {(None, None)}
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_fitted_temperature_is_the_one_that_spoilt_the_logits(true: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    calibrated = torch.randn(20000, 5, generator=generator) * 2
+    labels = torch.multinomial(calibrated.softmax(1), 1, generator=generator).squeeze(1)
+    predictions = Predictions(calibrated * true, labels, torch.arange(20000))
+    temperature = fit_temperature(predictions)
+    assert temperature == pytest.approx(true, rel=0.05)
+    before = functional.cross_entropy(predictions.logits, labels)
+    after = functional.cross_entropy(predictions.logits / temperature, labels)
+    assert after <= before
+    result = evaluate(predictions, temperature)
+    assert result["ece_calibrated"] < 0.02
+    assert true == 1.0 or result["ece"] > 3 * result["ece_calibrated"]
+
+
+def test_temperature_of_faultless_predictions_is_finite() -> None:
+    predictions = Predictions(torch.eye(4) * 5, torch.arange(4), torch.arange(4))
+    assert 0.04 < fit_temperature(predictions) < 1
+
+
+def test_mistakes_are_listed_surest_first_with_their_images() -> None:
+    predictions = random_predictions(1, count=500)
+    result = evaluate(predictions, temperature=2.0)
+    mistakes = result["mistakes"]
+    assert len(mistakes) == WORST_MISTAKES
+    confidences = [mistake["confidence"] for mistake in mistakes]
+    assert confidences == sorted(confidences, reverse=True)
+    wrong = predictions.logits.argmax(1) != predictions.labels
+    probabilities = (predictions.logits / 2.0).softmax(1)
+    assert confidences[0] == pytest.approx(probabilities[wrong].max().item())
+    for mistake in mistakes:
+        place = int((predictions.rows == mistake["index"]).nonzero())
+        assert mistake["path"] == f"images/{mistake['index']}.jpg"
+        assert mistake["label"] == f"class {predictions.labels[place]}" != mistake["predicted"]
+        assert mistake["label_probability"] == pytest.approx(
+            probabilities[place, predictions.labels[place]].item(), rel=1e-5
+        )
+
+
+def test_without_mistakes_the_list_is_empty() -> None:
+    assert evaluate(Predictions(torch.eye(4), torch.arange(4), torch.arange(4)))["mistakes"] == []
+
+
+@pytest.mark.parametrize(("classes", "count"), [(10, 400), (2, 3), (3, 1)])
+def test_everything_is_plain_json(classes: int, count: int) -> None:
+    predictions = random_predictions(0, classes, count)
+    result = evaluate(predictions, fit_temperature(predictions))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+# --- predicting --------------------------------------------------------------------------------------
+
+
+class Brightness(nn.Module):
+    """Logits that follow from the mean of each image; counts how it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.seen: list[tuple[int, bool, torch.dtype]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append((len(images), self.training, images.dtype))
+        mean = self.norm(images).mean((1, 2, 3))
+        return torch.stack([mean, -mean], 1)
+
+
+def batches(*sizes: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    ends = np.cumsum(sizes)
+    return [
+        Batch(
+            torch.randint(0, 256, (size, 3, 4, 4), dtype=torch.uint8, generator=generator),
+            torch.randint(0, 2, (size,), generator=generator),
+            torch.arange(end - size, end),
+            [],
+        )
+        for size, end in zip(sizes, ends.tolist(), strict=True)
+    ]
+
+
+SQUARE = Preprocessing(4, 1.0, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+def test_predicting_sees_each_image_once_in_evaluation_mode_and_changes_nothing() -> None:
+    model = Brightness()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    given = batches(5, 5, 1)
+    predictions = predict(model, given, SQUARE, CPU_FP32)
+    assert model.seen == [(5, False, torch.float32), (5, False, torch.float32), (1, False, torch.float32)]
+    assert predictions.rows.tolist() == list(range(11))
+    assert torch.equal(predictions.labels, torch.cat([batch.labels for batch in given]))
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    whole = SQUARE.normalize(torch.cat([batch.images for batch in given]))
+    torch.testing.assert_close(predictions.logits, model.eval()(whole).detach())
+
+
+def test_a_model_in_evaluation_mode_stays_in_it() -> None:
+    model = Brightness().eval()
+    predict(model, batches(2), SQUARE, CPU_FP32)
+    assert not model.training
+
+
+def test_predictions_in_bf16_come_out_as_float32() -> None:
+    precision = Precision(torch.device("cpu"), torch.bfloat16)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    predictions = predict(model, batches(4), SQUARE, precision)
+    assert predictions.logits.dtype == torch.float32
+    assert torch.equal(predictions.logits, predictions.logits.bfloat16().float())
+
+
+def test_diverged_weights_are_a_users_mistake_and_not_a_measure() -> None:
+    layer = nn.Linear(48, 3)
+    nn.init.constant_(layer.weight, float("nan"))
+    with pytest.raises(UserError, match=r"logits for 4 of 4 images are not finite.*optim\.lr"):
+        predict(nn.Sequential(nn.Flatten(), layer), batches(4), SQUARE, CPU_FP32)
