@@ -68,7 +68,10 @@ class Around(Protocol):
 
 
 class NonFiniteLossError(Exception):
-    """The loss is infinite or not a number; the weights are those from before this step."""
+    """The loss is infinite or not a number.
+
+    The weights are those from before this step; only batch norm's running statistics have seen its images.
+    """
 
     def __init__(self, step: int, rows: list[int]) -> None:
         super().__init__(f"the loss of step {step} is not finite")
@@ -125,7 +128,10 @@ def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finit
     set_learning_rate(state.optimizer, recipe.lr * recipe.schedule(state.step))
     step_loss = torch.zeros((), device=precision.device)
     for part in range(recipe.accumulate):
-        batch = next(stream).to(precision.device)
+        batch = next(stream, None)
+        if batch is None:
+            raise RuntimeError(f"the batches ended before step {state.step + 1}")
+        batch = batch.to(precision.device)
         seed_step(recipe.seed, state.step, part)
         images, targets = recipe.augment(recipe.preprocessing.normalize(batch.images), batch.labels)
         if not recipe.channels_last:

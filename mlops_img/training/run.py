@@ -46,7 +46,9 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     """
     started = time.perf_counter()
     if not config.resume and step_checkpoints(folder.checkpoints):
-        raise UserError(f"{folder.path} holds a run already. Go on with resume=auto, or choose another hydra.run.dir=...")
+        raise UserError(
+            f"{folder.path} holds a run already. Go on with resume=auto, or choose another hydra.run.dir=..."
+        )
     setup = set_up(config)
     state, dataset = setup.state, setup.dataset
     data = {"fingerprint": dataset.fingerprint, "dvc_md5": dvc_md5(Path(config.data.root))}
@@ -194,7 +196,8 @@ def _announce(setup: Setup, folder: RunFolder) -> None:
 def _explain_non_finite(error: NonFiniteLossError, setup: Setup, folder: RunFolder) -> str:
     paths = [setup.dataset.train.paths[row] for row in error.rows]
     write_json(folder.path / "non_finite.json", {"step": error.step, "images": paths})
-    kept = "checkpoints hold the weights from before" if setup.state.step else "nothing was trained yet"
+    newest = next(iter(step_checkpoints(folder.checkpoints)), None)
+    kept = f"{newest} holds the weights from before" if newest else "no checkpoint was saved yet"
     return (
         f"{error} (images {', '.join(paths[:NAMED_IMAGES])} and {max(0, len(paths) - NAMED_IMAGES)} more, all in "
         f"{folder.path / 'non_finite.json'}); {kept}. Lower optim.lr or train.grad_clip, or look at those images"

@@ -64,8 +64,9 @@ class Session:
         name = self.setup.config.optimized_metric
         value = metrics[name.removeprefix("val.")]
         epoch = epoch_of(state, self.setup)
-        better = state.best is None or (value < state.best if name == "val.loss" else value > state.best)
-        if better and math.isfinite(value):
+        lower = name == "val.loss"
+        better = math.isfinite(value) and (state.best is None or (value < state.best if lower else value > state.best))
+        if better:
             state.best, state.best_epoch = value, epoch
             self.checkpoints.save_best(state, metrics)
         log.info(
