@@ -37,6 +37,11 @@ WARMUP_TURNS = 1
 Turn = Callable[[], None]
 
 
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Quiet:
     """Nothing around the steps: neither contender logs, validates or saves."""
 
@@ -83,6 +88,7 @@ def ours(batches: list[Batch], device: torch.device) -> Turn:
     def turn() -> None:
         total = state.step + STEPS
         fit(state, batches, recipe, Intervals(total, epoch=10**9, log=defaults.log_every_steps), Quiet())
+        wait_for(device)
 
     return turn
 
@@ -107,6 +113,7 @@ def bare(batches: list[Batch], device: torch.device) -> Turn:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        wait_for(device)
 
     return turn
 

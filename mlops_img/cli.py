@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import gc
 import logging
 import os
 import sys
@@ -22,12 +24,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mlops_img.config import register_schemas
-from mlops_img.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
+from mlops_img.errors import ERROR_FILE, EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
 
 C = TypeVar("C")
+E = TypeVar("E", bound=BaseException)
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
-ERROR_FILE = "error.txt"
+FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 PACKAGE = Path(__file__).parent
 
 log = logging.getLogger(__name__)
@@ -53,16 +56,23 @@ def command(task: Callable[[C], float | int | None], config_name: str) -> None:
     # Hydra then hands errors on instead of printing them and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    begun = False
+
     def job(composed: DictConfig) -> float | int | None:
+        nonlocal begun
+        begun = True
         try:
             reject_unknown_keys(composed)
             config: Any = OmegaConf.to_object(composed)
             return task(config)
         except Exception as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _leave_error(Path(HydraConfig.get().runtime.output_dir), error)
-                raise  # marks this job as failed; the others go on
-            exit_with(error)
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                exit_with(error)
+            failure = _leave_error(Path(HydraConfig.get().runtime.output_dir), error)
+        # Marks this job as failed, and the others go on. Hydra keeps the error until the end, so it must not
+        # be the one whose traceback holds the model and the batches.
+        gc.collect()
+        raise failure
 
     main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(job)
     try:
@@ -71,9 +81,10 @@ def command(task: Callable[[C], float | int | None], config_name: str) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, HydraException):
-            # Hydra makes the run folder before any code of ours runs.
-            place = f"run folder {error.filename} cannot be made: {error.strerror}"
+        # Hydra makes the run folder and its log before any code of ours runs.
+        cause = None if begun or isinstance(error, HydraException) else _find(error, OSError)
+        if cause is not None:
+            place = f"run folder {cause.filename} cannot be made: {cause.strerror}"
             error = UserError(f"{place}. Choose another with hydra.run.dir=...")
         exit_with(error)
     finally:
@@ -116,13 +127,21 @@ def describe(error: Exception) -> str | None:
             f"{group}={option}: there is no such option; there are {', '.join(options)}.{did_you_mean(option, options)}"
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OmegaConfBaseException):
-            cause = cause.__cause__ or cause.__context__
+        cause = _find(error, OmegaConfBaseException)
         return _one_line(error) if cause is None else _describe_key(error, cause)
     if isinstance(error, YAMLError):
         return f"this is no YAML: {_one_line(error)}"
+    if isinstance(error, OSError) and error.errno in FULL_OR_LOCKED:
+        place = error.filename or "a file of the run"
+        return f"{place} cannot be written: {error.strerror}. Free some space, or choose another hydra.run.dir=..."
     return None
+
+
+def _find(error: BaseException | None, kind: type[E]) -> E | None:
+    """Return the first error of this kind among those that led to `error`, itself included."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _describe_key(error: Exception, cause: OmegaConfBaseException) -> str:
@@ -153,11 +172,13 @@ def exit_with(error: Exception) -> NoReturn:
     sys.exit(EXIT_USER_ERROR)
 
 
-def _leave_error(folder: Path, error: Exception) -> None:
-    """Write what went wrong into the job's own folder and log."""
-    message = describe(error) or "".join(traceback.format_exception(error))
+def _leave_error(folder: Path, error: Exception) -> Exception:
+    """Write what went wrong into the job's own folder and log, and return it without what it holds on to."""
+    line = describe(error)
+    message = line or "".join(traceback.format_exception(error))
     log.error("%s", message)
     (folder / ERROR_FILE).write_text(message + "\n", encoding="utf-8")
+    return UserError(line) if line else RuntimeError(f"a job failed, see {folder / ERROR_FILE}")
 
 
 def _run_name() -> str:

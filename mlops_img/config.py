@@ -201,6 +201,24 @@ class Config:
 
 
 @dataclass
+class EvaluateDataConfig:
+    """What may differ from the training's `data`; null: as it was there."""
+
+    root: str | None = None
+    on_bad_image: str | None = None
+    workers: int | None = None
+
+
+@dataclass
+class EvaluateTrainConfig:
+    """What may differ from the training's `train`; null: as it was there."""
+
+    device: str | None = None
+    precision: str | None = None
+    eval_batch_size: int | None = None
+
+
+@dataclass
 class EvaluateConfig:
     """The configuration of `python -m mlops_img.evaluate`."""
 
@@ -208,12 +226,8 @@ class EvaluateConfig:
     run: str = "runs/latest"
     # train, val or test.
     split: str = "test"
-    # Where the data lie now, if not where they lay at training.
-    data_root: str | None = None
-    batch_size: int = 64
-    workers: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
+    data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
+    train: EvaluateTrainConfig = field(default_factory=EvaluateTrainConfig)
 
 
 @dataclass

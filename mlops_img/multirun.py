@@ -15,9 +15,9 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from mlops_img.errors import ERROR_FILE
 from mlops_img.storage import write_atomically, write_text
 
-ERROR_FILE = "error.txt"
 COLUMNS = (
     "rank",
     "job",

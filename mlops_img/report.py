@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mlops_img import figures
+from mlops_img.storage import write_atomically
 
 PICTURE_SIDE = 256  # pixels: a mistake is shown at most this large, whatever the photo's size
 CONFUSED_PAIRS = 15
@@ -251,8 +251,7 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 def _write_page(path: Path, page: str) -> Path:
     """Write beside and rename, so that a browser or a killed job never meets half a page."""
-    beside = path.with_suffix(".partial")
     # File names that are not UTF-8 reach us as lone surrogates, which cannot be written as they are.
-    beside.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(beside, path)
+    content = page.encode(errors="backslashreplace")
+    write_atomically(path, lambda file: file.write(content))
     return path

@@ -10,6 +10,7 @@ import yaml
 
 from mlops_img.config import Config
 from mlops_img.errors import UserError
+from mlops_img.storage import OVERRIDES_FILE
 
 # What the weights, the optimiser's state and the order of the images depend on.
 MUST_NOT_CHANGE = (
@@ -22,14 +23,16 @@ MUST_NOT_CHANGE = (
     "train.accumulate",
     "optim.name",
     "optim.layer_decay",
+    "optimized_metric",
 )
+OPTIONS_WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 MAY_CHANGE_SILENTLY = ("resume", "runs_dir", "data.root", "data.workers", "tracking")
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
     """Rewrite `resume=...` on a command line so that Hydra goes back to that run's folder and settings.
 
-    The overrides that started the run are repeated before those given now, so `resume=auto` alone is enough.
+    What started the run is repeated before what is given now, so `resume=auto` alone is enough.
 
     Args:
         arguments: what follows the command's name.
@@ -40,26 +43,45 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     Raises:
         UserError: the folder to resume is no run.
     """
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument and argument[0] != "-")
+    options, overrides = split_arguments(arguments)
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
     wanted = given.get("resume")
-    if wanted in (None, "null", "") or {"-m", "--multirun"} & set(arguments):
+    if wanted in (None, "null", "") or {"-m", "--multirun"} & set(options):
         return arguments
-    runs = Path(given.get("runs_dir", "runs"))
+    folder = Path(given.get("runs_dir", "runs")) / "latest" if wanted == "auto" else Path(str(wanted))
     if "hydra.run.dir" in given:
-        folder = Path(given["hydra.run.dir"])
-    elif wanted == "auto":
-        folder = (runs / "latest").resolve()
-    else:
-        folder = Path(str(wanted)).resolve()
-    if not folder.is_dir():
+        place = Path(given["hydra.run.dir"].strip("'\""))
+        if wanted != "auto" and place.resolve() != folder.resolve():
+            raise UserError(
+                f"resume={wanted} and hydra.run.dir={place} name two runs. Say resume=auto, or leave one out"
+            )
+        folder = place
+    folder = folder.resolve()
+    origin = folder / OVERRIDES_FILE
+    if not origin.is_file():
         if wanted == "auto":
-            return arguments
-        raise UserError(f"resume={wanted}: there is no such run folder. Name one, or say resume=auto")
-    before = _overrides(folder)
-    kept = [text for text in before if _key(text) not in {_key(argument) for argument in arguments}]
-    place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={folder}"]
-    # After what was given: Hydra takes options such as --config-dir only before the first override.
-    return [*arguments, *kept, *place]
+            return arguments  # it was stopped before it began
+        raise UserError(f"resume={wanted}: there is no such run. Name a run folder, or say resume=auto")
+    before = yaml.safe_load(origin.read_text(encoding="utf-8"))
+    again = {_key(override) for override in overrides}
+    kept = [override for override in before["overrides"] if _key(override) not in again]
+    # In this order: Hydra takes options only before the first override, and the last override wins.
+    here = [] if "hydra.run.dir" in given else [f"hydra.run.dir='{folder}'"]
+    return [*before["options"], *options, *kept, *overrides, *here]
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Part a command line into Hydra's options, with their values, and overrides."""
+    options, overrides = [], []
+    values = iter(arguments)
+    for argument in values:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        if argument in OPTIONS_WITH_VALUE:
+            options += [value for value in [next(values, None)] if value is not None]
+    return options, overrides
 
 
 def check_unchanged(config: dict[str, Any], fingerprint: str, checkpoint: dict[str, Any]) -> list[str]:
@@ -98,12 +120,6 @@ def check_unchanged(config: dict[str, Any], fingerprint: str, checkpoint: dict[s
 def as_plain(config: Config) -> dict[str, Any]:
     """Return the configuration as dicts, lists and plain values."""
     return dataclasses.asdict(config)
-
-
-def _overrides(folder: Path) -> list[str]:
-    # Not .hydra/overrides.yaml: an attempt to resume that was refused has left its own there.
-    path = folder / "overrides.yaml"
-    return list(yaml.safe_load(path.read_text(encoding="utf-8")) or []) if path.is_file() else []
 
 
 def _key(override: str) -> str:

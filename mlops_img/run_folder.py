@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -18,8 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from mlops_img import __version__
 from mlops_img.config import Config
 from mlops_img.data.config import DATA_SOURCES
-from mlops_img.errors import UserError
-from mlops_img.storage import write_json, write_text
+from mlops_img.errors import ERROR_FILE, UserError
+from mlops_img.storage import OVERRIDES_FILE, write_json, write_text
+
+log = logging.getLogger(__name__)
 
 PACKAGES = (
     "torch",
@@ -32,7 +35,6 @@ PACKAGES = (
     "omegaconf",
     "wandb",
 )
-OVERRIDES_FILE = "overrides.yaml"
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -41,10 +43,12 @@ class Origin:
     """How a run was asked for on the command line.
 
     Attributes:
+        options: Hydra's own, with their values, e.g. --config-dir.
         overrides: as typed.
         data_option: the option of the group `data`; it decides which keys there are.
     """
 
+    options: list[str]
     overrides: list[str]
     data_option: str
 
@@ -57,6 +61,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.yaml"
         self.summary = path / "summary.json"
+        self.skipped = path / "skipped.json"
+        self.non_finite = path / "non_finite.json"
         self.checkpoints = path / "checkpoints"
 
     def create(self) -> None:
@@ -79,7 +85,9 @@ class RunFolder:
         """Write config.yaml, overrides.yaml, and repeat/experiment/repeat.yaml for the same run again."""
         text = OmegaConf.to_yaml(OmegaConf.structured(config))
         write_text(self.config, text)
-        write_text(self.path / OVERRIDES_FILE, yaml.safe_dump(origin.overrides))
+        write_text(
+            self.path / OVERRIDES_FILE, yaml.safe_dump({"options": origin.options, "overrides": origin.overrides})
+        )
         repeat = self.path / "repeat" / "experiment"
         repeat.mkdir(parents=True, exist_ok=True)
         write_text(
@@ -111,13 +119,21 @@ class RunFolder:
                     continue
         return lines
 
+    def forget_outcome(self) -> None:
+        """Take away how an earlier attempt in this folder ended: this one is not there yet."""
+        for path in (self.summary, self.non_finite, self.path / ERROR_FILE):
+            path.unlink(missing_ok=True)
+
     def point_latest(self, runs: Path) -> None:
         """Let `runs`/latest lead to this run."""
         link, fresh = runs / "latest", runs / f".latest.{os.getpid()}"
-        runs.mkdir(parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(os.path.relpath(self.path.resolve(), runs.resolve()), target_is_directory=True)
-        os.replace(fresh, link)
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(os.path.relpath(self.path.resolve(), runs.resolve()), target_is_directory=True)
+            os.replace(fresh, link)
+        except OSError as error:  # a convenience, and no reason not to train
+            log.warning("%s does not lead to this run: %s", link, error.strerror)
 
     def write_provenance(self, data: dict[str, Any]) -> None:
         """Write provenance.json: the code, the data (as given), the packages and the machine; and the diff."""

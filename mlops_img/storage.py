@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+# In a run folder: how the run was asked for. Not .hydra/overrides.yaml, which Hydra writes before anything is
+# checked: an attempt to resume that was refused has left its own there.
+OVERRIDES_FILE = "overrides.yaml"
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a file that takes the name `path` only when it is whole and on the disk.
@@ -34,7 +38,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for people and programs, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    # A file name that is not UTF-8 reaches us as lone surrogates; their escapes are JSON's too.
+    data = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda file: file.write(data))
 
 
 def write_text(path: Path, text: str) -> None:

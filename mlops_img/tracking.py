@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 from mlops_img.config import TrackingConfig
 
 INIT_TIMEOUT_SECONDS = 20
+FINISH_TIMEOUT_SECONDS = 60
 WANDB_CLOUD = "https://api.wandb.ai"
 
 log = logging.getLogger(__name__)
@@ -121,15 +122,18 @@ def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, An
     # Else offline artifacts are staged in the user's home.
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
     mode = _mode(config.mode)
-    settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, console="off", silent=True)
-    for attempt in (mode, "offline"):
+    sweep = folder.parent if folder.name.isdigit() else None  # a job of a multirun is named by its number
+    for attempt in dict.fromkeys((mode, "offline")):
         try:
+            settings = wandb.Settings(
+                init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS, console="off", silent=True
+            )
             run = wandb.init(
                 project=config.project,
                 entity=config.entity,
-                group=config.group,
+                group=config.group or (sweep.name if sweep else None),
                 tags=config.tags,
-                name=folder.name,
+                name=f"{sweep.name}/{folder.name}" if sweep else folder.name,
                 dir=str(folder),
                 config=run_config,
                 id=run_id,
@@ -138,14 +142,14 @@ def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, An
                 settings=settings,
             )
             return WandbTracker(run)
-        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
-            log.warning("W&B cannot be reached (%s)", str(error).splitlines()[0])
+        except Exception as error:  # no key, no network, a setting it refuses, a full disk: never the run's end
+            log.warning("W&B cannot be reached (%s)", (str(error) or type(error).__name__).splitlines()[0])
     log.warning("going on with metrics.jsonl alone")
     return NoTracker()
 
 
 def _mode(wanted: str) -> Any:
-    if wanted != "auto":
+    if wanted == "offline":
         return wanted
     if "WANDB_MODE" in os.environ:
         return os.environ["WANDB_MODE"]

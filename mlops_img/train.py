@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from mlops_img.cli import command, exit_with
 from mlops_img.config import Config
 from mlops_img.errors import UserError
-from mlops_img.resume import resume_arguments
+from mlops_img.resume import resume_arguments, split_arguments
 
 
 def train(config: Config) -> float:
@@ -27,9 +27,12 @@ def train(config: Config) -> float:
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     folder.create()
+    if config.resume not in (None, "auto") and Path(config.resume).resolve() != folder.path.resolve():
+        raise UserError(f"resume={config.resume}: say it on the command line of a single run, or use resume=auto")
     from mlops_img.training.run import release_memory, run
 
-    origin = Origin(list(hydra.overrides.task), hydra.runtime.choices["data"])
+    options, _ = split_arguments(sys.argv[1:])
+    origin = Origin(options, list(hydra.overrides.task), hydra.runtime.choices["data"])
     try:
         return float(run(config, folder, origin)[config.optimized_metric])
     finally:

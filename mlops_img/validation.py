@@ -27,6 +27,7 @@ LEAST: dict[str, tuple[float, bool]] = {
     "data.limit": (0, False),
     "data.workers": (0, True),
     "augment.padding": (0, True),
+    "augment.randaugment_ops": (0, True),
     "augment.mixup": (0, True),
     "augment.cutmix": (0, True),
     "augment.color_jitter": (0, True),
@@ -76,7 +77,9 @@ def validate(config: Config) -> None:
         value = _value(config, key)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"{key}={value}: it must lie between 0 and 1")
-    validate_data(config.data)
+    _validate_data(config.data)
+    if not 0 <= config.augment.randaugment_magnitude <= 30:
+        raise UserError(f"augment.randaugment_magnitude={config.augment.randaugment_magnitude}: it must lie in 0..30")
     if config.augment.hue_jitter > 0.5:
         raise UserError(f"augment.hue_jitter={config.augment.hue_jitter}: it must be at most 0.5")
     for key in ("augment.scale", "augment.ratio", "augment.zoom"):
@@ -85,13 +88,7 @@ def validate(config: Config) -> None:
             raise UserError(f"{key}={value}: it takes two numbers above 0, the smaller first, e.g. [0.5, 1.0]")
 
 
-def validate_data(config: DataConfig) -> None:
-    """Check what commands besides training use too.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    check_choice("data.on_bad_image", config.on_bad_image, CHOICES["data.on_bad_image"])
+def _validate_data(config: DataConfig) -> None:
     if config.crop_pct <= 0:
         raise UserError(f"data.crop_pct={config.crop_pct}: it must be more than 0")
     for key in ("mean", "std"):

@@ -47,6 +47,29 @@ def test_jobs_release_their_models(train: Train) -> None:
     assert parameters() <= before
 
 
+def test_failed_job_releases_its_model(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlops_img.training import run
+
+    def parameters() -> int:
+        gc.collect()
+        return sum(isinstance(thing, torch.nn.Parameter) for thing in gc.get_objects())
+
+    before = parameters()
+    seen: list[int] = []
+    announce = run._announce
+
+    def fail_first(setup: object, folder: object) -> None:
+        seen.append(parameters() - before)
+        if len(seen) == 1:
+            raise RuntimeError("boom")
+        announce(setup, folder)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "_announce", fail_first)
+    assert train("-m", "train.epochs=1", "train.max_steps=1", "seed=0,1").code == 1
+    assert seen[0] > 0
+    assert seen[1] == seen[0], "the failed job's model is still there while the next one runs"
+
+
 def test_loss_is_ranked_lowest_first(tmp_path: Path) -> None:
     for job, value in enumerate((0.5, 0.2, 0.9)):
         folder = tmp_path / str(job)

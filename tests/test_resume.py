@@ -17,7 +17,7 @@ import torch
 
 from mlops_img.errors import EXIT_STOPPED
 from mlops_img.training.session import Session
-from tests.conftest import TINY, Outcome
+from tests.conftest import SHAPES, TINY, Outcome, write_shapes
 
 Train = Callable[..., Outcome]
 
@@ -142,7 +142,7 @@ def test_run_is_not_overwritten(train: Train, tmp_path: Path) -> None:
 def test_resume_of_nothing(train: Train) -> None:
     outcome = train("resume=runs/none")
     assert outcome.code == 2
-    assert "resume=runs/none: there is no such run folder" in outcome.err
+    assert "resume=runs/none: there is no such run" in outcome.err
 
 
 def test_early_stopping_holds_after_a_resume(train: Train, tmp_path: Path) -> None:
@@ -157,6 +157,76 @@ def test_early_stopping_holds_after_a_resume(train: Train, tmp_path: Path) -> No
     assert summary["steps"] == 6 * (summary["best_epoch"] + 2) < 120  # 6 steps an epoch
     assert train(*settings, "resume=auto").code == 0
     assert json.loads((tmp_path / "runs/a/summary.json").read_text())["steps"] == summary["steps"]
+
+
+def test_patience_does_not_count_an_epoch_that_was_cut_off(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("train.epochs=20", "optim.lr=1e-12", "train.early_stopping_patience=2")
+    assert train(*settings, "hydra.run.dir=runs/whole").code == 0
+    steps = json.loads((tmp_path / "runs/whole/summary.json").read_text())["steps"]
+    with monkeypatch.context() as patch:
+        stop_after(steps - 2, patch)
+        assert train(*settings, "hydra.run.dir=runs/cut").code == EXIT_STOPPED
+    assert train(*settings, "hydra.run.dir=runs/cut", "resume=auto").code == 0
+    assert metrics(tmp_path / "runs/whole") == metrics(tmp_path / "runs/cut")
+
+
+def test_run_with_a_config_folder_of_its_own_is_resumed_by_resume_alone(
+    command: Train, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text("# @package _global_\noptim:\n  lr: 0.004\n")
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        assert train("--config-dir", "mine", "experiment=own").code == EXIT_STOPPED
+    outcome = command("mlops_img.train", "resume=auto")
+    assert outcome.code == 0, outcome.err
+    assert "lr: 0.004" in (tmp_path / "runs/latest/config.yaml").read_text()
+
+
+def test_resume_needs_no_first_weights(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train("hydra.run.dir=runs/a").code == 0
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes((tmp_path / "runs/a/checkpoints/best.pt").read_bytes())
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        assert train(f"model.weights={weights}", "hydra.run.dir=runs/b").code == EXIT_STOPPED
+    weights.unlink()
+    assert train(f"model.weights={weights}", "hydra.run.dir=runs/b", "resume=auto").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["resume=photos"], "resume=photos: there is no such run"),
+        (["resume=runs/a", "hydra.run.dir=runs/b"], "name two runs"),
+    ],
+)
+def test_resume_of_the_wrong_folder(train: Train, tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "photos").mkdir()
+    outcome = train(*arguments)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+def test_images_left_out_before_a_stop_are_still_counted(
+    train: Train, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("val", "test"):
+        write_shapes(shapes / split, 3, seed=len(split))
+    (shapes / "train").mkdir()
+    for kind in SHAPES:
+        (shapes / kind).rename(shapes / "train" / kind)
+    (shapes / "train" / "circle" / "000.jpg").write_bytes(b"damaged")
+    settings = (f"data.root={shapes}", "data.on_bad_image=skip", "hydra.run.dir=runs/a", "train.max_steps=6")
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        assert train(*settings).code == EXIT_STOPPED
+    left_out = json.loads((tmp_path / "runs/a/skipped.json").read_text())
+    assert train(*settings, "resume=auto").code == 0
+    assert json.loads((tmp_path / "runs/a/summary.json").read_text())["skipped_train_images"] == len(left_out) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,6 @@ code, nor do data.allow_leakage and the like: the audit reports what is there.
 
 from __future__ import annotations
 
-import json
 import os
 from itertools import chain
 from pathlib import Path
@@ -29,6 +28,7 @@ from mlops_img.data.scan import scan
 from mlops_img.data.sources import Table, open_source
 from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import EXIT_FAILED, UserError
+from mlops_img.storage import write_json
 
 
 def audit(config: AuditConfig) -> Findings:
@@ -72,13 +72,8 @@ def write_findings(findings: Findings, path: Path) -> None:
     Raises:
         UserError: `path` cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            unfinished.write_text(json.dumps(findings.as_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_json(path, findings.as_dict())
     except OSError as error:
         raise UserError(f"output: cannot write {path}: {error.strerror}. Name another file with output=...") from None
 

@@ -40,17 +40,20 @@ class ImageAugment:
             "none": preprocessing.crop,
         }[config.crop]
         try:
-            transforms = _image_transforms(config)
+            self.transforms = _image_transforms(config)
         except (ValueError, TypeError) as error:
             raise UserError(f"augment: {' '.join(str(error).split())}") from None
-        self.transform = v2.Compose([*transforms, v2.Identity()])
         if config.custom is not None:
             self._try_out()
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
         """Map uint8 (height, width, 3) to uint8 (3, image_size, image_size)."""
-        augmented: Tensor = self.transform(self.crop(image))
-        return augmented
+        return self._transform(self.crop(image))
+
+    def _transform(self, square: Tensor) -> Tensor:
+        for transform in self.transforms:
+            square = transform(square)
+        return square
 
     def _random_resized_crop(self, image: NDArray[np.uint8]) -> Tensor:
         # The parameters follow from the shape alone.
@@ -62,19 +65,31 @@ class ImageAugment:
 
     def _padded_crop(self, image: NDArray[np.uint8]) -> Tensor:
         padding, side = self.config.padding, self.preprocessing.image_size
-        cropped = self.preprocessing.crop(image)
-        square: Tensor = v2.functional.pad(cropped, [padding], padding_mode="reflect")
         top, left = torch.randint(2 * padding + 1, (2,)).tolist()
-        return square[:, top : top + side, left : left + side]
+        places = torch.arange(-padding, side + padding).abs()
+        places = torch.where(places < side, places, 2 * (side - 1) - places)  # mirrored at the edges
+        square = self.preprocessing.crop(image)
+        return square[:, places[top : top + side]][:, :, places[left : left + side]]
 
     def _try_out(self) -> None:
         """Call the user's own transform once, here and not in a worker, whose errors read badly."""
         side = self.preprocessing.image_size
         square = torch.zeros((3, side, side), dtype=torch.uint8)
         with torch.random.fork_rng(devices=[]):
-            given = self.transform(square)
+            given = self._transform(square)
         if not isinstance(given, Tensor) or (given.dtype, given.shape) != (square.dtype, square.shape):
             raise UserError(f"augment.custom: it must return a uint8 tensor of shape (3, {side}, {side}), as it gets")
+
+
+class Flip:
+    """Mirror an image with some probability. torchvision's own takes longer than a small image's decoding."""
+
+    def __init__(self, dimension: int, probability: float) -> None:
+        self.dimension = dimension
+        self.probability = probability
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image.flip(self.dimension) if torch.rand(()).item() < self.probability else image
 
 
 def _image_transforms(config: AugmentConfig) -> list[Callable[[Tensor], Tensor]]:
@@ -91,9 +106,9 @@ def _image_transforms(config: AugmentConfig) -> list[Callable[[Tensor], Tensor]]
             )
         )
     if config.hflip > 0:
-        transforms.append(v2.RandomHorizontalFlip(config.hflip))
+        transforms.append(Flip(-1, config.hflip))
     if config.vflip > 0:
-        transforms.append(v2.RandomVerticalFlip(config.vflip))
+        transforms.append(Flip(-2, config.vflip))
     if config.policy == "randaugment":
         transforms.append(v2.RandAugment(config.randaugment_ops, config.randaugment_magnitude))
     elif config.policy == "trivialaugment":

@@ -50,9 +50,10 @@ def load_dataset(config: DataConfig) -> Dataset:
             f"{config.root} has only the class {source.classes[0]!r}: a classifier needs two at least. "
             "Put the images of each class into a folder of its own; data.root=... is the folder above them"
         )
-    if source.class_mismatches and not config.allow_class_mismatch:
+    mismatches = source.class_mismatches or _classes_without_images(source)
+    if mismatches and not config.allow_class_mismatch:
         raise UserError(
-            f"{source.class_mismatches[0]}{_and_more(source.class_mismatches)}. "
+            f"{mismatches[0]}{_and_more(mismatches)}. "
             "Add its images, or train all the same with data.allow_class_mismatch=true"
         )
     table = with_all_splits(source, config)
@@ -106,6 +107,16 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     except OSError:
         return 0
+
+
+def _classes_without_images(table: Table) -> list[str]:
+    return [
+        f"class {name!r} has no image in split {split}"
+        for split, images in table.splits.items()
+        for name in (
+            table.classes[label] for label in sorted(set(range(len(table.classes))) - set(images.labels.tolist()))
+        )
+    ]
 
 
 def _and_more(items: list[tuple[str, str]] | list[str]) -> str:

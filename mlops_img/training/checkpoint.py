@@ -34,7 +34,7 @@ class TrainState:
     ema: ModelEmaV3 | None
     # Optimiser steps done.
     step: int = 0
-    # Best value of the optimised metric, its epoch, and the step after which early stopping gave up.
+    # Best value of the optimised metric, and its epoch.
     best: float | None = None
     best_epoch: int = 0
     # Sum of the losses of the current epoch's steps so far, on the device: float32 ().

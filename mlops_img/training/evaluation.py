@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mlops_img.config import ModelConfig
+from mlops_img.data.checks import Dataset
 from mlops_img.data.decode import decode_rgb
 from mlops_img.data.loader import load_batches, ordered_plans, skip_or_raise
 from mlops_img.data.sources import ImageSet
@@ -21,7 +23,7 @@ from mlops_img.run_folder import RunFolder
 from mlops_img.storage import write_json
 from mlops_img.training.checkpoint import read_checkpoint
 from mlops_img.training.metrics import Predictions, evaluation, fit_temperature, predict
-from mlops_img.training.precision import Precision
+from mlops_img.training.precision import Precision, to_device
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +63,8 @@ class Trained:
     model: nn.Module
     classes: list[str]
     preprocessing: Preprocessing
-    step: int
+    # Of the data that it was trained on.
     fingerprint: str
-    config: dict[str, Any]
 
 
 def load_trained(path: Path, precision: Precision) -> Trained:
@@ -74,55 +75,47 @@ def load_trained(path: Path, precision: Precision) -> Trained:
     """
     content = read_checkpoint(path)
     preprocessing = Preprocessing.from_dict(content["preprocessing"])
-    config = ModelConfig(**content["config"]["model"])
-    model = build_model(config, len(content["classes"]), preprocessing.image_size, load_weights=False)
-    model.load_state_dict(content["model"])
-    return Trained(
-        model.to(precision.device).eval(),
-        content["classes"],
-        preprocessing,
-        content["step"],
-        content["fingerprint"],
-        content["config"],
+    settings = content["config"]
+    model = build_model(
+        ModelConfig(**settings["model"]), len(content["classes"]), preprocessing.image_size, load_weights=False
     )
+    model.load_state_dict(content["model"])
+    model = to_device(model, precision.device, channels_last=settings["train"]["channels_last"])
+    return Trained(model.eval(), content["classes"], preprocessing, content["fingerprint"])
 
 
-def evaluate_split(
-    folder: RunFolder,
-    trained: Trained,
-    evaluator: Evaluator,
-    name: str,
-    images: ImageSet,
-    validation: ImageSet,
-) -> dict[str, Any]:
-    """Evaluate on one split, with the temperature that fits validation, and write evaluation/<split>.json.
+def evaluate_splits(
+    folder: RunFolder, trained: Trained, evaluator: Evaluator, dataset: Dataset, names: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Evaluate on these splits, with the temperature that fits validation, and write evaluation/<split>.json.
 
     Args:
-        folder: of the run, which gets the file.
+        folder: of the run, which gets the files.
         trained: the model.
         evaluator: how to predict.
-        name: of the split.
-        images: the split's.
-        validation: those of the validation split.
+        dataset: the splits' images.
+        names: of the splits.
 
     Returns:
-        What was written; see `mlops_img.training.metrics.evaluation`.
+        By split what was written; see `mlops_img.training.metrics.evaluation`.
     """
-    fitted, skipped = evaluator.predict(trained.model, validation)
-    predictions = fitted
-    if name != "val":
-        predictions, skipped = evaluator.predict(trained.model, images)
-    if skipped:
-        log.warning("%s: %d of %d images left out of the evaluation", name, len(skipped), len(images))
-    result = {
-        "split": name,
-        "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
-        **evaluation(predictions, trained.classes, list(images.paths), fit_temperature(fitted)),
-    }
+    validation = evaluator.predict(trained.model, dataset.val)
+    temperature = fit_temperature(validation[0])
     target = folder.path / "evaluation"
     target.mkdir(exist_ok=True)
-    write_json(target / f"{name}.json", result)
-    return result
+    results = {}
+    for name in names:
+        images = dataset.split(name)
+        predictions, skipped = validation if name == "val" else evaluator.predict(trained.model, images)
+        if skipped:
+            log.warning("%s: %d of %d images left out of the evaluation", name, len(skipped), len(images))
+        results[name] = {
+            "split": name,
+            "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
+            **evaluation(predictions, trained.classes, list(images.paths), temperature),
+        }
+        write_json(target / f"{name}.json", results[name])
+    return results
 
 
 def read_pixels(images: ImageSet, row: int) -> NDArray[np.uint8]:

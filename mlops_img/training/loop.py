@@ -109,7 +109,8 @@ def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, every: Inte
         if epoch_ends:
             steps = (state.step - 1) % every.epoch + 1
             train_loss = state.epoch_loss.item() / steps
-            state.epoch_loss.zero_()
+            if _due(state.step, every.epoch):
+                state.epoch_loss.zero_()  # else the run may be extended, and the epoch with it
             enough = around.end_epoch(state, train_loss)
         stopping = around.stop_requested() and not finished
         if epoch_ends or stopping or _due(state.step, every.checkpoint):

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from mlops_img.errors import UserError
 
@@ -35,10 +36,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: no such device here.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
@@ -47,6 +46,9 @@ def choose_device(name: str) -> torch.device:
         raise UserError(
             f"train.device={name}: this machine has {torch.cuda.device_count()} CUDA devices. Use train.device=auto"
         )
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)  # events, pinned memory and seeds go by the current device
     return device
 
 
@@ -63,6 +65,12 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if name == "fp16" and device.type == "cpu":
         raise UserError("train.precision=fp16 needs CUDA. Use train.precision=auto, bf16 or fp32 on a CPU")
     return Precision(device, DTYPES[name])
+
+
+def to_device(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
+    """Move a model to the device, its weights in the order of memory that it is to compute in."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
 
 
 def cpu_computes_bf16() -> bool:

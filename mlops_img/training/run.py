@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ from typing import Any
 import torch
 
 from mlops_img.config import Config
-from mlops_img.data.augment import ImageAugment
 from mlops_img.data.loader import ShuffledPlans, load_batches, skip_or_raise
 from mlops_img.errors import UserError
 from mlops_img.report import write_report
@@ -20,7 +21,7 @@ from mlops_img.run_folder import Origin, RunFolder, dvc_md5
 from mlops_img.storage import write_json
 from mlops_img.tracking import Tracker, start_tracker
 from mlops_img.training.checkpoint import Checkpoints, newest_valid, step_checkpoints
-from mlops_img.training.evaluation import evaluate_split, load_trained, read_pixels
+from mlops_img.training.evaluation import evaluate_splits, load_trained, read_pixels
 from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
 from mlops_img.training.profiling import profiled
@@ -49,15 +50,17 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
         raise UserError(
             f"{folder.path} holds a run already. Go on with resume=auto, or choose another hydra.run.dir=..."
         )
-    setup = set_up(config)
+    checkpoint = newest_valid(folder.checkpoints) if config.resume else None
+    setup = set_up(config, first_weights=checkpoint is None)
     state, dataset = setup.state, setup.dataset
     data = {"fingerprint": dataset.fingerprint, "dvc_md5": dvc_md5(Path(config.data.root))}
     plain = as_plain(config)
-    if config.resume:
-        _resume(setup, plain, folder)
+    if checkpoint is not None:
+        _go_on(setup, plain, checkpoint)
+    folder.forget_after(state.step)
+    folder.forget_outcome()
     folder.write_config(config, origin)
     folder.write_provenance(data)
-    folder.forget_after(state.step)
     folder.point_latest(Path(config.runs_dir))
     _announce(setup, folder)
 
@@ -81,6 +84,8 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
 
 def release_memory() -> None:
     """Give back what a finished run still holds: reference cycles, and CUDA's cached blocks."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()  # else its limit of recompilations counts over all jobs
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -91,6 +96,8 @@ def _train(setup: Setup, folder: RunFolder, tracker: Tracker, about: dict[str, A
     state, config, images = setup.state, setup.config, setup.dataset.train
     checkpoints = Checkpoints(folder.checkpoints, config.train.keep_checkpoints, about)
     bad: dict[str, str] = {}
+    if state.step > 0 and folder.skipped.exists():
+        bad = json.loads(folder.skipped.read_text(encoding="utf-8"))
     if state.step > 0 and out_of_patience(state, setup):
         return bad
     parts = config.train.accumulate
@@ -102,14 +109,13 @@ def _train(setup: Setup, folder: RunFolder, tracker: Tracker, about: dict[str, A
         start=state.step * parts,
         stop=setup.every.total * parts,
     )
-    augment = ImageAugment(config.augment, setup.recipe.preprocessing)
     device = setup.recipe.precision.device
-    loaded = load_batches(images, augment, plans, seed=config.seed, workers=setup.workers, device=device)
+    loaded = load_batches(images, setup.augment, plans, seed=config.seed, workers=setup.workers, device=device)
     batches = skip_or_raise(loaded, images, bad if config.data.on_bad_image == "skip" else None)
     if config.train.profile_steps:
         batches = profiled(batches, folder.path / "profile", config.train.profile_steps)
     with StopRequest() as stop:
-        session = Session(setup, folder, tracker, checkpoints, stop, start)
+        session = Session(setup, folder, tracker, checkpoints, stop, bad, start)
         try:
             fit(state, batches, setup.recipe, setup.every, session)
         except NonFiniteLossError as error:
@@ -124,10 +130,7 @@ def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, 
     state, dataset = setup.state, setup.dataset
     best = folder.checkpoints / "best.pt"
     trained = load_trained(best, setup.recipe.precision)
-    results = {
-        name: evaluate_split(folder, trained, setup.evaluator, name, dataset.split(name), dataset.val)
-        for name in ("val", "test")
-    }
+    results = evaluate_splits(folder, trained, setup.evaluator, dataset, ("val", "test"))
     speeds = [line["images_per_second"] for line in folder.read_metrics() if line["split"] == "train"]
     summary = {
         **{
@@ -144,8 +147,8 @@ def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, 
         "wall_seconds": time.perf_counter() - start,
     }
     if bad:
-        write_json(folder.path / "skipped.json", bad)
-        log.warning("%d training images were left out, see %s", len(bad), folder.path / "skipped.json")
+        write_json(folder.skipped, bad)
+        log.warning("%d training images were left out, see %s", len(bad), folder.skipped)
     write_json(folder.summary, summary)
     report = write_report(folder.path, results["test"], lambda row: read_pixels(dataset.test, row))
     figures = {f"report/{path.stem}": path for path in sorted(report.parent.glob("*.png"))}
@@ -163,12 +166,8 @@ def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, 
     return summary
 
 
-def _resume(setup: Setup, config: dict[str, Any], folder: RunFolder) -> None:
-    """Go back to where the run in `folder` was, if it had come to a checkpoint."""
-    checkpoint = newest_valid(folder.checkpoints)
-    if checkpoint is None:
-        log.info("no checkpoint in %s: starting anew", folder.checkpoints)
-        return
+def _go_on(setup: Setup, config: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+    """Go back to where the run was when it saved this checkpoint."""
     changes = check_unchanged(config, setup.dataset.fingerprint, checkpoint)
     setup.state.load_dict(checkpoint)
     log.info("going on after step %d of %d", setup.state.step, setup.every.total)
@@ -195,10 +194,10 @@ def _announce(setup: Setup, folder: RunFolder) -> None:
 
 def _explain_non_finite(error: NonFiniteLossError, setup: Setup, folder: RunFolder) -> str:
     paths = [setup.dataset.train.paths[row] for row in error.rows]
-    write_json(folder.path / "non_finite.json", {"step": error.step, "images": paths})
+    write_json(folder.non_finite, {"step": error.step, "images": paths})
     newest = next(iter(step_checkpoints(folder.checkpoints)), None)
     kept = f"{newest} holds the weights from before" if newest else "no checkpoint was saved yet"
     return (
         f"{error} (images {', '.join(paths[:NAMED_IMAGES])} and {max(0, len(paths) - NAMED_IMAGES)} more, all in "
-        f"{folder.path / 'non_finite.json'}); {kept}. Lower optim.lr or train.grad_clip, or look at those images"
+        f"{folder.non_finite}); {kept}. Lower optim.lr or train.grad_clip, or look at those images"
     )

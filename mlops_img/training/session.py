@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mlops_img.run_folder import RunFolder
+from mlops_img.storage import write_json
 from mlops_img.tracking import Tracker
 from mlops_img.training.checkpoint import Checkpoints, TrainState
 from mlops_img.training.interrupts import StopRequest
@@ -33,6 +34,7 @@ class Session:
         tracker: Tracker,
         checkpoints: Checkpoints,
         stop: StopRequest,
+        bad: dict[str, str],
         start: float,
     ) -> None:
         self.setup = setup
@@ -40,6 +42,7 @@ class Session:
         self.tracker = tracker
         self.checkpoints = checkpoints
         self.stop = stop
+        self.bad = bad
         self.start = start
         self.progress = Progress(setup.state.step, setup.every.total)
 
@@ -81,7 +84,9 @@ class Session:
         return out_of_patience(state, self.setup)
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, and the list of the images that were left out so far."""
+        if self.bad:
+            write_json(self.folder.skipped, self.bad)
         state.seconds = time.perf_counter() - self.start
         self.checkpoints.save(state)
 
@@ -103,7 +108,8 @@ def epoch_of(state: TrainState, setup: Setup) -> int:
 def out_of_patience(state: TrainState, setup: Setup) -> bool:
     """Say whether the optimised metric has stood still for as long as early stopping allows."""
     patience = setup.config.train.early_stopping_patience
-    return patience is not None and epoch_of(state, setup) - state.best_epoch >= patience
+    finished = state.step // setup.every.epoch  # one that was cut off by a stop still has its chance
+    return patience is not None and finished - state.best_epoch >= patience
 
 
 def memory_gb(device: torch.device) -> float:

@@ -10,7 +10,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from mlops_img.config import Config
-from mlops_img.data.augment import BatchAugment
+from mlops_img.data.augment import BatchAugment, ImageAugment
 from mlops_img.data.checks import Dataset, load_dataset
 from mlops_img.data.config import DataConfig
 from mlops_img.data.loader import default_workers
@@ -22,7 +22,7 @@ from mlops_img.training.checkpoint import TrainState
 from mlops_img.training.evaluation import Evaluator
 from mlops_img.training.loop import Intervals, Recipe
 from mlops_img.training.optim import make_loss, make_optimizer
-from mlops_img.training.precision import choose_device, choose_precision, set_tf32
+from mlops_img.training.precision import choose_device, choose_precision, set_tf32, to_device
 from mlops_img.training.schedule import make_schedule
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,18 @@ class Setup:
     dataset: Dataset
     recipe: Recipe
     every: Intervals
+    augment: ImageAugment
     evaluator: Evaluator
     workers: int
     state: TrainState
 
 
-def set_up(config: Config) -> Setup:
+def set_up(config: Config, *, first_weights: bool = True) -> Setup:
     """Build data set, model, optimiser and the rest.
+
+    Args:
+        config: validated.
+        first_weights: load what `model.weights` names; False where a checkpoint will fill the model.
 
     Raises:
         UserError: whatever of it cannot be.
@@ -56,10 +61,9 @@ def set_up(config: Config) -> Setup:
 
     # The initial weights follow from the seed, on the CPU, whatever device they move to.
     seed_cpu(config.seed, Purpose.WEIGHTS)
-    model = build_model(config.model, len(dataset.classes), config.data.image_size)
+    model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
     preprocessing = make_preprocessing(config.data, model, grey=config.model.in_chans == 1)
-    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    model = to_device(model, device, channels_last=config.train.channels_last)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"model.freeze={config.model.freeze} leaves nothing to train. Freeze less")
     decay = config.train.ema_decay
@@ -75,7 +79,7 @@ def set_up(config: Config) -> Setup:
 
     workers = default_workers(device) if config.data.workers is None else config.data.workers
     recipe = Recipe(
-        loss=_to(make_loss(config.loss, dataset.classes, dataset.train.labels), device),
+        loss=make_loss(config.loss, dataset.classes, dataset.train.labels).to(device),
         preprocessing=preprocessing,
         augment=BatchAugment(config.augment, len(dataset.classes)),
         precision=precision,
@@ -93,7 +97,8 @@ def set_up(config: Config) -> Setup:
         workers,
         skip_bad=config.data.on_bad_image == "skip",
     )
-    return Setup(config, dataset, recipe, every, evaluator, workers, state)
+    augment = ImageAugment(config.augment, preprocessing)
+    return Setup(config, dataset, recipe, every, augment, evaluator, workers, state)
 
 
 def intervals(config: Config, images: int) -> Intervals:
@@ -126,7 +131,3 @@ def make_preprocessing(config: DataConfig, model: nn.Module, *, grey: bool) -> P
         tuple(config.std) if config.std is not None else std,
         grey,
     )
-
-
-def _to(module: nn.Module, device: torch.device) -> nn.Module:
-    return module.to(device)
