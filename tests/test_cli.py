@@ -144,7 +144,7 @@ def test_run_folder_that_cannot_be_written(train: Train) -> None:
 
 
 def test_fault_of_ours_keeps_its_traceback_and_exit_code_1(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("boom")
 
     monkeypatch.setattr("mlops_img.training.run.set_up", fail)
