@@ -68,15 +68,19 @@ def steps_in(folder: Path) -> list[str]:
     return [path.name for path in step_checkpoints(folder)]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Checkpoints of steps 1, 2 and 3, all kept."""
+def three_checkpoints(tmp_path: Path) -> Path:
+    """Save steps 1, 2 and 3, all kept, and return their folder."""
     state = new_state()
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=3, about=ABOUT)
     for _ in range(3):
         train(state, 1)
         checkpoints.save(state)
     return checkpoints.folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return three_checkpoints(tmp_path)
 
 
 # --- what a checkpoint holds -------------------------------------------------------------------------

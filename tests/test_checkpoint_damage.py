@@ -14,23 +14,16 @@ import torch
 from mlops_img.errors import UserError
 from mlops_img.training.checkpoint import (
     FORMAT_VERSION,
-    Checkpoints,
     newest_valid,
     read_checkpoint,
     step_checkpoints,
 )
-from tests.test_checkpoint import ABOUT, equal, new_state, train
+from tests.test_checkpoint import equal, three_checkpoints
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Checkpoints of steps 1, 2 and 3."""
-    state = new_state()
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=3, about=ABOUT)
-    for _ in range(3):
-        train(state, 1)
-        checkpoints.save(state)
-    return checkpoints.folder
+    return three_checkpoints(tmp_path)
 
 
 def cut(path: Path) -> None:

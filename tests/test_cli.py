@@ -25,6 +25,14 @@ def assert_user_error(outcome: Outcome, *said: str) -> None:
         assert text in line
 
 
+def own_option(tmp_path: Path, option: str, text: str) -> Path:
+    """Write a YAML file of the user's own, and return the folder for --config-dir."""
+    path = tmp_path / "mine" / f"{option}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return tmp_path / "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -70,26 +78,20 @@ def test_wrong_setting_leaves_no_weights_behind(train: Train, tmp_path: Path) ->
 
 
 def test_misspelt_key_in_a_yaml_file_fails_as_on_the_command_line(train: Train, tmp_path: Path) -> None:
-    folder = tmp_path / "mine" / "experiment"
-    folder.mkdir(parents=True)
-    (folder / "fast.yaml").write_text("# @package _global_\ntrain:\n  epoch: 3\n")
-    outcome = train("--config-dir", str(folder.parent), "experiment=fast")
+    folder = own_option(tmp_path, "experiment/fast", "# @package _global_\ntrain:\n  epoch: 3\n")
+    outcome = train("--config-dir", str(folder), "experiment=fast")
     assert_user_error(outcome, "train.epoch: there is no such key", "Did you mean 'epochs'?", "experiment/fast")
 
 
 def test_misspelt_key_in_a_group_file(train: Train, tmp_path: Path) -> None:
-    folder = tmp_path / "mine" / "optim"
-    folder.mkdir(parents=True)
-    (folder / "own.yaml").write_text("name: sgd\nmomentun: 0.8\n")
-    outcome = train("--config-dir", str(folder.parent), "optim=own")
+    folder = own_option(tmp_path, "optim/own", "name: sgd\nmomentun: 0.8\n")
+    outcome = train("--config-dir", str(folder), "optim=own")
     assert_user_error(outcome, "momentun: there is no such key", "Did you mean 'momentum'?", "optim/own")
 
 
 def test_broken_yaml_file_is_named(train: Train, tmp_path: Path) -> None:
-    folder = tmp_path / "mine" / "optim"
-    folder.mkdir(parents=True)
-    (folder / "own.yaml").write_text("name: [sgd\n")
-    assert_user_error(train("--config-dir", str(folder.parent), "optim=own"), "own.yaml")
+    folder = own_option(tmp_path, "optim/own", "name: [sgd\n")
+    assert_user_error(train("--config-dir", str(folder), "optim=own"), "own.yaml")
 
 
 def test_data_folder_not_given(command: Train) -> None:

@@ -147,7 +147,6 @@ def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, 
         "wall_seconds": time.perf_counter() - start,
     }
     if bad:
-        write_json(folder.skipped, bad)
         log.warning("%d training images were left out, see %s", len(bad), folder.skipped)
     write_json(folder.summary, summary)
     report = write_report(folder.path, results["test"], lambda row: read_pixels(dataset.test, row))
