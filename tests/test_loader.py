@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mlops_img.config import AugmentConfig
+from mlops_img.data import loader
 from mlops_img.data.augment import ImageAugment
 from mlops_img.data.config import FolderConfig
 from mlops_img.data.loader import (
@@ -201,6 +202,21 @@ def test_workers_outlive_the_signals_that_ask_the_run_to_stop(images: ImageSet) 
     for worker in workers:
         worker.join(10)
         assert worker.exitcode == 0
+
+
+def test_workers_outlive_a_signal_that_comes_while_they_start(
+    images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = loader._start_worker
+
+    def signalled(worker: int) -> None:  # pragma: no cover  # in a worker
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        start(worker)
+
+    monkeypatch.setattr(loader, "_start_worker", signalled)
+    assert_equal(read_all(images, plans(), workers=2), read_all(images, plans()))
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_program_that_fails_while_batches_are_read_ends(shared_shapes: Path) -> None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
 PREFETCH_BATCHES = 4
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # From a decoded image, uint8 (height, width, 3), to what the model is fed, uint8 (3, side, side).
 Transform = Callable[[NDArray[np.uint8]], Tensor]
@@ -121,18 +122,25 @@ class ImageBatches(Dataset[Batch]):
 
 
 class Loader(DataLoader[Batch]):
-    """A DataLoader whose workers end when the program does, though they ignore the signal to terminate.
+    """A DataLoader whose workers outlive Ctrl-C and SIGTERM, and end when the program does.
 
-    Torch ends them when an iterator is dropped. One that lives on, in a global or in the traceback of an
-    error that nobody caught, would leave Python waiting for them for ever.
+    Both signals reach the whole process group; the main process decides when to stop, and until it has saved it
+    needs its batches. Torch ends the workers when an iterator is dropped. One that lives on, in a global or in the
+    traceback of an error that nobody caught, would leave Python waiting for them for ever.
     """
 
     reading: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
 
     def __iter__(self) -> Any:
-        iterator = super().__iter__()
-        if self.num_workers:
-            Loader.reading.add(iterator)
+        if not self.num_workers:
+            return super().__iter__()
+        # Workers inherit what is blocked: none dies between its start and its first line.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            iterator = super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        Loader.reading.add(iterator)
         return iterator
 
     @staticmethod
@@ -232,7 +240,6 @@ def _as_it_is(batch: Batch) -> Batch:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process decides when to
-    # stop, and until it has saved it needs its batches.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
