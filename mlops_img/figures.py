@@ -10,16 +10,18 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import NDArray
 
-INK, MUTED, GRID = "#1f2933", "#66717d", "#e3e7eb"
+from mlops_img.pictures import INK, printable
+
+MUTED, GRID = "#66717d", "#e3e7eb"
 BLUE, PALE_BLUE, ORANGE, RED = "#2f6f9f", "#b9d0e2", "#c8703a", "#b03a3a"
 BLUES = LinearSegmentedColormap.from_list("blues", ["#ffffff", "#9fc3de", BLUE, "#143a57"])
 
@@ -143,28 +145,6 @@ def reliability_figure(before: Sequence[dict[str, Any]], calibrated: Sequence[di
     return figure
 
 
-def mistakes_figure(mistakes: Sequence[dict[str, Any]], images: Sequence[NDArray[np.uint8]]) -> Figure:
-    """A grid of wrongly predicted images, each titled with its label and the prediction.
-
-    `mistakes` are {"label", "predicted", "confidence"}, `images` uint8 (H, W, 3), in the same order.
-    """
-    columns = max(min(6, len(images)), 2)
-    rows = max(math.ceil(len(images) / columns), 1)
-    # Cells of a fixed size: working out the layout of 24 small axes would take longer than all else.
-    width, height, title_height = 1.8, 2.35, 0.55
-    figure = _figure(width * columns, height * rows, layout=None)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - title_height / (height * rows), 0.06, title_height / 1.75)
-    for place, (mistake, image) in enumerate(zip(mistakes, images, strict=True)):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        # A few pixels are shown as the squares they are; shrinking a photo needs smoothing.
-        axes.imshow(image, interpolation="nearest" if max(image.shape) < 100 else "antialiased")
-        axes.set_axis_off()
-        axes.set_anchor("N")
-        title = f"{plain_text(mistake['label'], 20)}\n→ {plain_text(mistake['predicted'], 20)}"
-        axes.set_title(f"{title}\n{percent(mistake['confidence'])}", fontsize=8.5, color=INK)
-    return figure
-
-
 def multirun_figure(rows: list[dict[str, Any]], metric: str = "value", maximize: bool = True) -> Figure:
     """Jobs of a multirun ranked by the value they reached, best on top, failed ones marked below.
 
@@ -197,25 +177,44 @@ def multirun_figure(rows: list[dict[str, Any]], metric: str = "value", maximize:
     return figure
 
 
+def latency_figure(timings: Sequence[dict[str, Any]]) -> Figure:
+    """Latency (median, and up to the 99th percentile) and throughput of programs over the batch size.
+
+    Rows are {"program", "batch", "p50" ms, "p99" ms, "images_per_second"}.
+    """
+    figure = _figure(9, 3.6)
+    latency, throughput = figure.subplots(1, 2)
+    for colour, name in zip(cycle((BLUE, ORANGE, RED, MUTED)), dict.fromkeys(row["program"] for row in timings)):
+        rows = sorted((row for row in timings if row["program"] == name), key=lambda row: row["batch"])
+        batches, middle = [row["batch"] for row in rows], [row["p50"] for row in rows]
+        latency.plot(batches, middle, "o-", color=colour)
+        latency.vlines(batches, middle, [row["p99"] for row in rows], color=colour, linewidth=1)
+        throughput.plot(
+            batches, [row["images_per_second"] for row in rows], "o-", color=colour, label=plain_text(name, 40)
+        )
+    for axes, title in ((latency, "Milliseconds a call: median, up to p99"), (throughput, "Images a second")):
+        _tidy(axes, title)
+        axes.set_xlabel("images in a call", color=MUTED)
+        axes.grid(axis="y", color=GRID)
+        axes.set_xticks(sorted({row["batch"] for row in timings}))
+        axes.set_ylim(bottom=0)
+    throughput.legend(loc="upper left", frameon=False, fontsize=8, labelcolor=INK)
+    return figure
+
+
 def percent(share: float) -> str:
     """A share between 0 and 1 as whole percent: "97 %". Only what is exactly 1 is called 100 %."""
     return "> 99 %" if 0.995 <= share < 1 else f"{share:.0%}".replace("%", " %")
 
 
 def plain_text(text: str, width: int) -> str:
-    """Text that matplotlib draws as it is, cut to `width` characters.
-
-    A dollar sign would start a formula, and a malformed one fails while drawing. Control characters and
-    halves of surrogate pairs (file names that are not UTF-8) cannot be drawn and become "?".
-    """
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    short = printable if len(printable) <= width else f"{printable[: width - 1]}…"
-    return short.replace("$", r"\$")
+    """Text that matplotlib draws as it is, cut to `width` characters: a dollar sign would start a formula."""
+    return printable(text, width).replace("$", r"\$")
 
 
-def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+def _figure(width: float, height: float) -> Figure:
     """A figure of that many inches, drawn in memory."""
-    return Figure(figsize=(width, height), layout=layout)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _tidy(axes: Axes, title: str = "") -> None:

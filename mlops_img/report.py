@@ -6,8 +6,6 @@ forbids both. It reads what the run folder already holds, and computes nothing t
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from PIL import Image
 
 from mlops_img import figures
-from mlops_img.storage import write_atomically
+from mlops_img.pictures import contact_sheet, data_uri, embed, shrink
+from mlops_img.run_folder import RunFolder
+from mlops_img.storage import read_json, write_atomically
 
-PICTURE_SIDE = 256  # pixels: a mistake is shown at most this large, whatever the photo's size
 CONFUSED_PAIRS = 15
 LISTED_SKIPPED = 50
 
@@ -45,13 +43,6 @@ class Chart(NamedTuple):
     width: int
 
 
-class Picture(NamedTuple):
-    """An image as the page shows it: a data URI, and whether its pixels should stay sharp squares."""
-
-    uri: str
-    pixelated: bool
-
-
 def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable[[int], NDArray[np.uint8]]) -> Path:
     """Write `run_dir/report/index.html` and its figures beside it as PNG; return the page's path.
 
@@ -63,7 +54,7 @@ def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable
     """
     folder = run_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = read_metrics(run_dir / "metrics.jsonl")
+    metrics = read_metrics(run_dir)
     mistakes = evaluation.get("mistakes") or []
     images = [shrink(read_image(mistake["index"])) for mistake in mistakes]
 
@@ -74,7 +65,13 @@ def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable
         if figure:
             png = figures.png_bytes(figure)
             path.write_bytes(png)
-            charts[name] = Chart(_data_uri(png, "png"), width=round(figure.get_figwidth() * 92))
+            charts[name] = Chart(data_uri(png, "png"), width=round(figure.get_figwidth() * 92))
+
+    sheet = folder / "mistakes.png"
+    sheet.unlink(missing_ok=True)
+    if mistakes:
+        sheet.write_bytes(contact_sheet(images, [_mistake_caption(mistake) for mistake in mistakes]))
+    samples = folder / "training_samples.png"
 
     config_text = _read_text(run_dir / "config.yaml")
     page = _template().render(
@@ -82,35 +79,25 @@ def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable
         model_name=OmegaConf.select(OmegaConf.create(config_text), "model.name") if config_text else None,
         evaluation=evaluation,
         top1_interval=wilson_interval(evaluation["top1"], evaluation["n"]),
-        summary=_read_json(run_dir / "summary.json"),
-        speed=_speed(metrics, _read_json(run_dir / "summary.json")),
+        summary=read_json(run_dir / "summary.json"),
+        speed=_speed(metrics, read_json(run_dir / "summary.json")),
         metrics=metrics,
         charts=charts,
+        training_samples=data_uri(samples.read_bytes(), "png") if samples.exists() else None,
         confused_pairs=most_confused(evaluation["confusion"], evaluation["classes"])[:CONFUSED_PAIRS],
         mistakes=[(mistake, embed(image)) for mistake, image in zip(mistakes, images, strict=True)],
         skipped=evaluation.get("skipped") or [],
         listed_skipped=LISTED_SKIPPED,
         config_text=config_text,
-        provenance=_read_json(run_dir / "provenance.json"),
+        provenance=read_json(run_dir / "provenance.json"),
     )
     return _write_page(folder / "index.html", page)
 
 
-def read_metrics(path: Path) -> Metrics:
-    """Read metrics.jsonl, which may be missing.
-
-    A run that was killed can leave half a line, and a resumed one repeats the steps after its checkpoint: the
-    half is counted, and of two lines for one step and split the later one stands.
-    """
-    lines: dict[tuple[str, int], dict[str, Any]] = {}
-    unreadable = 0
-    for text in (_read_text(path) or "").splitlines():
-        try:
-            line = json.loads(text)
-            lines[line["split"], line["step"]] = line
-        except (ValueError, KeyError, TypeError):
-            unreadable += bool(text.strip())
-    ordered = [lines[key] for key in sorted(lines)]
+def read_metrics(run_dir: Path) -> Metrics:
+    """Read metrics.jsonl of the run folder, which may be missing."""
+    lines, unreadable = RunFolder(run_dir).read_metrics()
+    ordered = sorted(lines, key=lambda line: line["step"])
     return Metrics(
         training=[line for line in ordered if line["split"] == "train"],
         validation=[line for line in ordered if line["split"] == "val"],
@@ -151,23 +138,6 @@ def most_confused(confusion: Sequence[Sequence[int]], classes: Sequence[str]) ->
     return sorted(pairs, key=lambda pair: (-pair["count"], -pair["share"]))
 
 
-def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image, uint8 (H, W, 3), made no larger than 256 pixels on its longer side."""
-    if max(image.shape[:2]) <= PICTURE_SIDE:
-        return image
-    picture = Image.fromarray(image)
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
-
-
-def embed(image: NDArray[np.uint8]) -> Picture:
-    """An image, uint8 (H, W, 3), for the page: small ones exactly (PNG), larger ones as JPEG."""
-    small = max(image.shape[:2]) <= 64
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG" if small else "JPEG", quality=88)
-    return Picture(_data_uri(buffer.getvalue(), "png" if small else "jpeg"), pixelated=small)
-
-
 def _figures(
     evaluation: dict[str, Any], metrics: Metrics, images: list[NDArray[np.uint8]]
 ) -> Iterator[tuple[str, Figure | None]]:
@@ -183,7 +153,10 @@ def _figures(
         "reliability",
         figures.reliability_figure(evaluation["reliability"], evaluation.get("reliability_calibrated")),
     )
-    yield "mistakes", figures.mistakes_figure(evaluation["mistakes"], images) if images else None
+
+
+def _mistake_caption(mistake: dict[str, Any]) -> str:
+    return f"{mistake['label']}\n→ {mistake['predicted']}\n{figures.percent(mistake['confidence'])}"
 
 
 def _speed(metrics: Metrics, summary: dict[str, Any]) -> dict[str, float | None]:
@@ -238,15 +211,6 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 def _read_text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    text = _read_text(path)
-    return dict(json.loads(text)) if text else {}
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _write_page(path: Path, page: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import subprocess
@@ -21,8 +20,6 @@ from mlops_img.config import Config
 from mlops_img.data.config import DATA_SOURCES
 from mlops_img.errors import ERROR_FILE, UserError
 from mlops_img.storage import OVERRIDES_FILE, write_json, write_text
-
-log = logging.getLogger(__name__)
 
 PACKAGES = (
     "torch",
@@ -64,6 +61,7 @@ class RunFolder:
         self.skipped = path / "skipped.json"
         self.non_finite = path / "non_finite.json"
         self.checkpoints = path / "checkpoints"
+        self.training_samples = path / "report" / "training_samples.png"
 
     def create(self) -> None:
         """Make the folder and see that it can be written to.
@@ -104,36 +102,32 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Take out of metrics.jsonl what a resumed run will measure again: all beyond `step`."""
-        kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
+        lines, _ = self.read_metrics()
+        kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
         if self.metrics.exists():
             write_text(self.metrics, "".join(kept))
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl; a last line that was cut short is left out."""
-        lines = []
+    def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """Return the lines of metrics.jsonl, which may be missing, and how many could not be read.
+
+        A run that was killed can leave half a line.
+        """
+        lines: list[dict[str, Any]] = []
+        unreadable = 0
         if self.metrics.exists():
-            for text in self.metrics.read_text(encoding="utf-8").splitlines():
+            for text in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    lines.append(json.loads(text))
-                except json.JSONDecodeError:
-                    continue
-        return lines
+                    line = json.loads(text)
+                    line["split"], line["step"]
+                    lines.append(line)
+                except (ValueError, KeyError, TypeError):
+                    unreadable += bool(text.strip())
+        return lines, unreadable
 
     def forget_outcome(self) -> None:
         """Take away how an earlier attempt in this folder ended: this one is not there yet."""
         for path in (self.summary, self.non_finite, self.path / ERROR_FILE):
             path.unlink(missing_ok=True)
-
-    def point_latest(self, runs: Path) -> None:
-        """Let `runs`/latest lead to this run."""
-        link, fresh = runs / "latest", runs / f".latest.{os.getpid()}"
-        try:
-            runs.mkdir(parents=True, exist_ok=True)
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(os.path.relpath(self.path.resolve(), runs.resolve()), target_is_directory=True)
-            os.replace(fresh, link)
-        except OSError as error:  # a convenience, and no reason not to train
-            log.warning("%s does not lead to this run: %s", link, error.strerror)
 
     def write_provenance(self, data: dict[str, Any]) -> None:
         """Write provenance.json: the code, the data (as given), the packages and the machine; and the diff."""

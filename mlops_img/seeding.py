@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     SHUFFLE = 1
     AUGMENT = 2
     STEP = 3
+    CALIBRATION = 4
 
 
 def derive(seed: int, purpose: Purpose, *place: int) -> int:

@@ -6,26 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHAPES, draw_shape
+from conftest import SHAPES
+from source_tables import names, save, table_of
 
 from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import CsvConfig, DataConfig
-from mlops_img.data.sources import ImageSet, Table, open_source
+from mlops_img.data.config import CsvConfig
 from mlops_img.errors import UserError
-
-
-def names(images: ImageSet, root: Path) -> list[str]:
-    return [str(Path(path).relative_to(root)) for path in images.paths]
-
-
-def save(path: Path, seed: int = 0, kind: str = "circle") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_shape(kind, seed).save(path)
-    return path
-
-
-def table_of(config: DataConfig) -> Table:
-    return open_source(config).table()
 
 
 @pytest.fixture

@@ -226,6 +226,19 @@ def test_figures_stand_beside_the_page_and_in_it(written: Path) -> None:
     assert len(list(written.parent.iterdir())) == len(files) + 1, "nothing else is left there"
 
 
+def test_training_images_are_shown_where_the_run_left_them(
+    run_dir: Path, digits: tuple[dict[str, Any], Reader]
+) -> None:
+    evaluation, read_image = digits
+    assert 'id="samples"' not in report.write_report(run_dir, evaluation, read_image).read_text(encoding="utf-8")
+    samples = run_dir / "report" / "training_samples.png"
+    Image.new("RGB", (40, 30), (1, 2, 3)).save(samples)
+    page = Page(report.write_report(run_dir, evaluation, read_image))
+    (shown,) = [image for image in page.all("img") if str(image["alt"]).startswith("Training images")]
+    assert base64.b64decode(str(shown["src"]).split(",", 1)[1]) == samples.read_bytes()
+    assert "#samples" in {anchor["href"] for anchor in page.all("a")}
+
+
 def test_key_numbers_carry_an_interval_and_n(written: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     text, top1 = Page(written).text, digits[0]["top1"]
     low, high = report.wilson_interval(top1, 1000) or (0, 0)
@@ -317,7 +330,7 @@ def test_run_folder_with_nothing_in_it_still_gets_a_report(
     assert "temperature" not in page.text
     assert len(page.all("img")) == 3
     (tmp_path / "metrics.jsonl").touch()
-    assert report.read_metrics(tmp_path / "metrics.jsonl") == ([], [], 0)
+    assert report.read_metrics(tmp_path) == ([], [], 0)
 
 
 def test_figures_that_no_longer_apply_are_removed(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
@@ -329,22 +342,14 @@ def test_figures_that_no_longer_apply_are_removed(run_dir: Path, digits: tuple[d
     assert not (run_dir / "report" / "mistakes.png").exists()
 
 
-def test_resumed_run_replaces_repeated_steps_and_counts_the_torn_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    before = [training_line(step, loss=9.0) for step in (10, 20, 30)]
-    torn = json.dumps(training_line(40))[:25]
-    after = [training_line(step, loss=1.0) for step in (30, 40)] + [validation_line(40)]
-    lines = [json.dumps(line) for line in before] + [torn] + [json.dumps(line) for line in after]
-    path.write_text("\n".join(lines) + "\n")
-    metrics = report.read_metrics(path)
-    assert [(line["step"], line["loss"]) for line in metrics.training] == [
-        (10, 9.0),
-        (20, 9.0),
-        (30, 1.0),
-        (40, 1.0),
-    ]
-    assert [line["step"] for line in metrics.validation] == [40]
-    assert metrics.unreadable == 1
+def test_lines_come_in_the_order_of_their_steps_and_a_torn_one_is_counted(tmp_path: Path) -> None:
+    lines = [json.dumps(line) for line in (training_line(20), validation_line(20), training_line(10))]
+    torn = json.dumps(training_line(30))[:25]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, torn, "", "7", "{}"]))
+    metrics = report.read_metrics(tmp_path)
+    assert [line["step"] for line in metrics.training] == [10, 20]
+    assert [line["step"] for line in metrics.validation] == [20]
+    assert metrics.unreadable == 3
 
 
 def test_unreadable_images_and_lines_are_said_not_hidden(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:

@@ -8,31 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHAPES, draw_shape, write_shapes
+from conftest import SHAPES, write_shapes
+from source_tables import names, save, table_of
 
 from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import DataConfig, FolderConfig, Mnist5kConfig
+from mlops_img.data.config import FolderConfig, Mnist5kConfig
 from mlops_img.data.decode import decode_rgb
-from mlops_img.data.sources import ImageSet, Table, open_source
+from mlops_img.data.sources import Table
 from mlops_img.errors import UserError
-
-
-def table_of(config: DataConfig) -> Table:
-    return open_source(config).table()
 
 
 def folder_table(root: Path) -> Table:
     return table_of(FolderConfig(root=str(root)))
-
-
-def names(images: ImageSet, root: Path) -> list[str]:
-    return [str(Path(path).relative_to(root)) for path in images.paths]
-
-
-def save(path: Path, seed: int = 0, kind: str = "circle") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_shape(kind, seed).save(path)
-    return path
 
 
 @pytest.fixture

@@ -14,25 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import draw_shape
 from numpy.typing import NDArray
+from source_tables import save, table_of
 from torchvision import datasets
 
 from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import DataConfig, TorchvisionConfig
+from mlops_img.data.config import TorchvisionConfig
 from mlops_img.data.decode import decode_rgb
-from mlops_img.data.sources import Table, open_source
+from mlops_img.data.sources import Table
 from mlops_img.errors import UserError
-
-
-def save(path: Path, seed: int = 0, kind: str = "circle") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_shape(kind, seed).save(path)
-    return path
-
-
-def table_of(config: DataConfig) -> Table:
-    return open_source(config).table()
 
 
 def idx(values: NDArray[np.uint8]) -> bytes:

@@ -34,7 +34,8 @@ def test_offline_run_records_metrics_config_pictures_and_model(train: Train, tmp
     outcome = train("tracking=wandb", "hydra.run.dir=runs/a", "train.log_every_steps=1")
     assert outcome.code == 0, outcome.err
     recorded = inspect_run(tmp_path / "runs/a")
-    for name in ("train/loss", "val/top1", "optim", "report/confusion", "report/mistakes", "best.pt", "config.yaml"):
+    pictures = ("training_samples", "report/confusion", "report/mistakes")
+    for name in ("train/loss", "val/top1", "optim", *pictures, "best.pt", "config.yaml"):
         assert name in recorded, name
     # nothing is staged outside the run folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]

@@ -124,6 +124,17 @@ def test_grey_is_the_grey_value_of_the_normalised_image() -> None:
     np.testing.assert_allclose((grey[0, 0] * 0.25 + 0.5) * 255, luma, atol=1)
 
 
+def test_denormalize_gives_the_pixels_back() -> None:
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
+    normal, grey = preprocessing(), preprocessing(grey=True)
+    torch.testing.assert_close(normal.denormalize(normal.normalize(images)), images)
+    torch.testing.assert_close(grey.denormalize(grey.normalize(images)), images)
+    assert normal.denormalize(torch.tensor([-99.0, 99.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)).unique().tolist() == [
+        0,
+        255,
+    ]
+
+
 @pytest.mark.parametrize("grey", [False, True])
 def test_written_as_json_and_read_again_it_is_the_same(grey: bool) -> None:
     original = Preprocessing(48, 0.9, MEAN, STD, grey)

@@ -66,10 +66,12 @@ class ImageAugment:
     def _padded_crop(self, image: NDArray[np.uint8]) -> Tensor:
         padding, side = self.config.padding, self.preprocessing.image_size
         top, left = torch.randint(2 * padding + 1, (2,)).tolist()
-        places = torch.arange(-padding, side + padding).abs()
-        places = torch.where(places < side, places, 2 * (side - 1) - places)  # mirrored at the edges
-        square = self.preprocessing.crop(image)
-        return square[:, places[top : top + side]][:, :, places[left : left + side]]
+        places = np.abs(np.arange(-padding, side + padding))
+        places = np.where(places < side, places, 2 * (side - 1) - places)  # mirrored at the edges
+        # By NumPy, whose indexing takes half of the time that torch's needs for a small image.
+        square = self.preprocessing.crop(image).permute(1, 2, 0).numpy()
+        shifted = square[places[top : top + side, None], places[left : left + side]]
+        return torch.from_numpy(shifted).permute(2, 0, 1)
 
     def _try_out(self) -> None:
         """Call the user's own transform once, here and not in a worker, whose errors read badly."""

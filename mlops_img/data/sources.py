@@ -180,12 +180,7 @@ class Csv:
         if "train" not in splits:
             raise UserError(f"{path}, column {self.config.split_column!r} says train of no image")
         sets = {split: images.select(np.flatnonzero(splits == split)) for split in SPLITS if split in splits}
-        mismatches = [
-            f"class {classes[label]!r} has no image in split {split} of {path}"
-            for split, images in sets.items()
-            for label in sorted(set(range(len(classes))) - set(images.labels.tolist()))
-        ]
-        return Table(classes, sets, mismatches)
+        return Table(classes, sets)
 
 
 @dataclass(frozen=True)

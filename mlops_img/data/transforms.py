@@ -64,11 +64,25 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Map uint8 (n, 3, h, w) to float32 (n, 3 or 1, h, w), on the device where the images lie."""
-        mean, std = (_per_channel(values, images.device) * 255 for values in (self.mean, self.std))
-        normalized = images.float().sub_(mean).div_(std)
+        count, _, height, width = images.shape
+        # Whole rows of pixels at once: over the three channels alone, a CPU takes five times as long.
+        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * 3)
+        mean, std = (_along_row(values, width, images.device) * 255 for values in (self.mean, self.std))
+        normalized = rows.float().sub_(mean).div_(std).view(count, height, width, 3).permute(0, 3, 1, 2)
         if self.grey:
-            return (normalized * _per_channel(RGB_TO_GREY, images.device)).sum(1, keepdim=True)
+            weights = _along_row(RGB_TO_GREY, 1, images.device).view(1, 3, 1, 1)
+            return (normalized * weights).sum(1, keepdim=True)
         return normalized
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Map what `normalize` returned, and augmentation may have changed, back to uint8 (n, 3, h, w) to look at.
+
+        Colours that lie outside are clipped; of a model with one channel they come back as grey.
+        """
+        levels = torch.tensor([0, 255], dtype=torch.uint8, device=images.device)
+        black, white = self.normalize(levels.view(2, 1, 1, 1).expand(2, 3, 1, 1))
+        pixels: Tensor = (images - black) / (white - black) * 255
+        return pixels.round_().clamp_(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON and checkpoints."""
@@ -81,10 +95,13 @@ class Preprocessing:
 
 
 @lru_cache
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return the values as float32 (1, channels, 1, 1); copied to a device once, as each copy waits for it."""
+def _along_row(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+    """Return the three values over and over, along a row of pixels: float32 (width * 3,).
+
+    Kept, since each copy to a device waits for it.
+    """
     with torch.inference_mode(False):  # an evaluation may be the first to ask, a training step the next
-        return torch.tensor(values, device=device).view(1, -1, 1, 1)
+        return torch.tensor(values).repeat(width).to(device)
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> Tensor:

@@ -18,6 +18,7 @@ from mlops_img.data.decode import decode_rgb
 from mlops_img.data.loader import load_batches, ordered_plans, skip_or_raise
 from mlops_img.data.sources import ImageSet
 from mlops_img.data.transforms import Preprocessing
+from mlops_img.memory import freed_memory_kept
 from mlops_img.models import build_model
 from mlops_img.run_folder import RunFolder
 from mlops_img.storage import write_json
@@ -38,6 +39,7 @@ class Evaluator:
     workers: int
     skip_bad: bool
 
+    @freed_memory_kept()
     def predict(self, model: nn.Module, images: ImageSet) -> tuple[Predictions, dict[str, str]]:
         """Return the predictions, and the images that were left out: path to reason.
 

@@ -17,6 +17,7 @@ from mlops_img.data.augment import BatchAugment
 from mlops_img.data.loader import Batch
 from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import StoppedOnRequest
+from mlops_img.memory import freed_memory_kept
 from mlops_img.seeding import seed_step
 from mlops_img.training.checkpoint import TrainState
 from mlops_img.training.optim import set_learning_rate
@@ -79,6 +80,7 @@ class NonFiniteLossError(Exception):
         self.rows = rows
 
 
+@freed_memory_kept()
 def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, every: Intervals, around: Around) -> None:
     """Train `state` from its step on to step `every.total`.
 

@@ -13,20 +13,21 @@ from typing import Any
 import torch
 
 from mlops_img.config import Config
-from mlops_img.data.loader import ShuffledPlans, load_batches, skip_or_raise
+from mlops_img.data.loader import skip_or_raise
 from mlops_img.errors import UserError
 from mlops_img.report import write_report
 from mlops_img.resume import as_plain, check_unchanged
 from mlops_img.run_folder import Origin, RunFolder, dvc_md5
-from mlops_img.storage import write_json
+from mlops_img.storage import point_link, write_json
 from mlops_img.tracking import Tracker, start_tracker
 from mlops_img.training.checkpoint import Checkpoints, newest_valid, step_checkpoints
 from mlops_img.training.evaluation import evaluate_splits, load_trained, read_pixels
 from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
 from mlops_img.training.profiling import profiled
+from mlops_img.training.samples import show_training_samples
 from mlops_img.training.session import Session, out_of_patience
-from mlops_img.training.setup import Setup, set_up
+from mlops_img.training.setup import Setup, set_up, training_batches
 
 NAMED_IMAGES = 3
 
@@ -61,7 +62,7 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     folder.forget_outcome()
     folder.write_config(config, origin)
     folder.write_provenance(data)
-    folder.point_latest(Path(config.runs_dir))
+    point_link(Path(config.runs_dir) / "latest", folder.path)
     _announce(setup, folder)
 
     tracker = start_tracker(config.tracking, folder.path, {**plain, "data_md5": data}, state.tracking_id)
@@ -75,6 +76,7 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     started -= state.seconds  # what the run took before it was resumed counts too
     summary = None
     try:
+        show_training_samples(setup, folder, tracker)
         bad = _train(setup, folder, tracker, about, started)
         summary = _conclude(setup, folder, tracker, bad, started)
     finally:
@@ -100,18 +102,7 @@ def _train(setup: Setup, folder: RunFolder, tracker: Tracker, about: dict[str, A
         bad = json.loads(folder.skipped.read_text(encoding="utf-8"))
     if state.step > 0 and out_of_patience(state, setup):
         return bad
-    parts = config.train.accumulate
-    plans = ShuffledPlans(
-        size=len(images),
-        batch_size=config.train.batch_size,
-        per_epoch=setup.every.epoch * parts,  # whole steps, so that an epoch's end is always a step's
-        seed=config.seed,
-        start=state.step * parts,
-        stop=setup.every.total * parts,
-    )
-    device = setup.recipe.precision.device
-    loaded = load_batches(images, setup.augment, plans, seed=config.seed, workers=setup.workers, device=device)
-    batches = skip_or_raise(loaded, images, bad if config.data.on_bad_image == "skip" else None)
+    batches = skip_or_raise(training_batches(setup), images, bad if config.data.on_bad_image == "skip" else None)
     if config.train.profile_steps:
         batches = profiled(batches, folder.path / "profile", config.train.profile_steps)
     with StopRequest() as stop:
@@ -131,7 +122,7 @@ def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, 
     best = folder.checkpoints / "best.pt"
     trained = load_trained(best, setup.recipe.precision)
     results = evaluate_splits(folder, trained, setup.evaluator, dataset, ("val", "test"))
-    speeds = [line["images_per_second"] for line in folder.read_metrics() if line["split"] == "train"]
+    speeds = [line["images_per_second"] for line in folder.read_metrics()[0] if line["split"] == "train"]
     summary = {
         **{
             f"{split}.{name}": result[name]
@@ -150,8 +141,8 @@ def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, 
         log.warning("%d training images were left out, see %s", len(bad), folder.skipped)
     write_json(folder.summary, summary)
     report = write_report(folder.path, results["test"], lambda row: read_pixels(dataset.test, row))
-    figures = {f"report/{path.stem}": path for path in sorted(report.parent.glob("*.png"))}
-    tracker.log_images(figures, state.step)
+    drawn = [path for path in sorted(report.parent.glob("*.png")) if path != folder.training_samples]
+    tracker.log_images({f"report/{path.stem}": path for path in drawn}, state.step)
     if setup.config.tracking.log_artifact:
         tracker.log_model([best, folder.config], summary)
     log.info(
