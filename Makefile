@@ -14,7 +14,7 @@ DEVICE ?= cpu
 RUN ?= runs/latest
 ARGS ?=
 
-.PHONY: help setup data train evaluate audit test lint types format benchmark docker-train clean distclean
+.PHONY: help setup data train evaluate export audit test lint types format benchmark docker-train clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -30,6 +30,11 @@ train: $(VENV)/.installed data/mnist5k ## train, evaluate and write the report (
 
 evaluate: $(VENV)/.installed data/mnist5k ## evaluate a run again (RUN=runs/X ARGS="split=val"; the latest)
 	$(PY) -m mlops_img.evaluate run=$(RUN) $(ARGS)
+
+export: $(VENV)/.installed data/mnist5k ## make a small, verified bundle of a run (RUN=runs/X ARGS="quantize=static")
+	@# Without a run there is the default one to make first.
+	@test -e $(RUN)/config.yaml || $(MAKE) train ARGS=
+	$(PY) -m mlops_img.export run=$(RUN) $(ARGS)
 
 audit: $(VENV)/.installed data/mnist5k ## look for what is wrong in a data set (ARGS="data=folder data.root=...")
 	$(PY) -m mlops_img.data.audit $(ARGS)
@@ -52,6 +57,7 @@ format: $(VENV)/.installed-dev ## let ruff mend and format the code
 benchmark: $(VENV)/.installed-bench ## measure the training loop and the input pipeline beside others
 	$(PY) benchmarks/train_loop.py
 	$(PY) benchmarks/input_pipeline.py $(ARGS)
+	$(PY) benchmarks/compression.py
 
 docker-train: ## build the training image (DEVICE=cpu or cuda)
 	@command -v $(DOCKER) >/dev/null || { echo "error: $(DOCKER) was not found: install Docker," \

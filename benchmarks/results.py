@@ -21,6 +21,7 @@ def arguments(description: str | None, rounds: int, **paths: Path) -> argparse.N
     """Parse --rounds and --keep, and one option for each path."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="turns of each contender that count")
+    parser.add_argument("--table", action="store_true", help="where a benchmark has one: every model in a table")
     parser.add_argument("--keep", action="store_true", help="write the figures to benchmarks/results/")
     for name, path in paths.items():
         parser.add_argument(f"--{name}", type=Path, default=path)

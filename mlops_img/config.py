@@ -245,10 +245,14 @@ class AuditConfig:
 
 def register_schemas() -> None:
     """Tell Hydra the types; `conf/` names them as `schema`, `schema/data: folder`, and so on."""
+    from mlops_img.compression.config import BenchmarkConfig, ExportConfig
+
     store = ConfigStore.instance()
     for name, node in (
         ("schema", Config),
         ("evaluate_schema", EvaluateConfig),
+        ("export_schema", ExportConfig),
+        ("benchmark_schema", BenchmarkConfig),
         ("audit_schema", AuditConfig),
     ):
         store.store(name=name, node=_open_dicts(OmegaConf.structured(node)))

@@ -167,8 +167,9 @@ def shrink_stem(model: nn.Module, stride: int) -> None:
         UserError: the stem is no strided convolution, or does not shrink by as much as `stride`.
     """
     name = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
-    first = dict(model.named_modules()).get(name) if isinstance(name, str) else None
-    if not isinstance(first, nn.Conv2d) or first.stride != (2, 2):
+    stem = dict(model.named_modules()).get(name, nn.Identity()) if isinstance(name, str) else nn.Identity()
+    first = next((layer for layer in stem.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None or first.stride != (2, 2):
         raise UserError(
             f"model.stem_stride={stride}: this model's first layer is no convolution of stride 2. "
             "Leave model.stem_stride out"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import IO, Any
 # In a run folder: how the run was asked for. Not .hydra/overrides.yaml, which Hydra writes before anything is
 # checked: an attempt to resume that was refused has left its own there.
 OVERRIDES_FILE = "overrides.yaml"
+
+log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -35,6 +38,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     _sync_folder(path.parent)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of ours holds; nothing if it is not there."""
+    return dict(json.loads(path.read_text(encoding="utf-8", errors="replace"))) if path.is_file() else {}
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for people and programs, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -46,6 +54,32 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def point_link(link: Path, target: Path) -> None:
+    """Let the symbolic link lead to `target`, at no moment to nothing.
+
+    Where links cannot be made there is only a warning: they are a convenience.
+    """
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
+        os.replace(fresh, link)
+    except OSError as error:
+        log.warning("%s does not lead to %s: %s", link, target, error.strerror)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring every file below the folder to the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _sync_folder(path)
+    _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:

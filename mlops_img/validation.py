@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from mlops_img.compression.config import BenchmarkConfig, ExportConfig
 from mlops_img.config import Config
 from mlops_img.data.config import DataConfig
 from mlops_img.errors import UserError, did_you_mean
@@ -105,8 +107,42 @@ def check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:
         raise UserError(f"{key}={value}: it can be {', '.join(valid)}.{did_you_mean(value, valid)}")
 
 
-def _value(config: Config, key: str) -> Any:
+def _value(config: Config | ExportConfig, key: str) -> Any:
     value: Any = config
     for name in key.split("."):
         value = getattr(value, name)
     return value
+
+
+def validate_export(config: ExportConfig) -> None:
+    """Check the configuration of an export.
+
+    Raises:
+        UserError: the first key that cannot be; says what it may be.
+    """
+    check_choice("quantize.name", config.quantize.name, ("auto", "none", "bf16", "dynamic", "static"))
+    check_choice("prune.name", config.prune.name, ("none", "channels"))
+    for key, least in (
+        ("quantize.calibration_images", 1),
+        ("export.max_accuracy_drop", 0),
+        ("export.max_batch", 2),
+        ("export.drift_sample", 1),
+        ("export.samples", 0),
+    ):
+        value = _value(config, key)
+        if value < least:
+            raise UserError(f"{key}={value}: it must be at least {least}")
+    if config.name is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", config.name):
+        raise UserError(f"name={config.name}: it names a folder; use letters, digits, '.', '_' and '-'")
+
+
+def validate_benchmark(config: BenchmarkConfig) -> None:
+    """Check the configuration of a benchmark.
+
+    Raises:
+        UserError: the first key that cannot be; says what it may be.
+    """
+    if not config.batches or min(config.batches) < 1:
+        raise UserError(f"batches={config.batches}: name at least one number of images, each at least 1")
+    if config.seconds <= 0 or config.rounds < 1:
+        raise UserError(f"seconds={config.seconds} and rounds={config.rounds} must be more than 0")

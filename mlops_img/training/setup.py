@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mlops_img.config import Config
 from mlops_img.data.augment import BatchAugment, ImageAugment
 from mlops_img.data.checks import Dataset, load_dataset
 from mlops_img.data.config import DataConfig
-from mlops_img.data.loader import default_workers
+from mlops_img.data.loader import Batch, ShuffledPlans, default_workers, load_batches
 from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
 from mlops_img.models import build_model, normalization
@@ -42,12 +43,13 @@ class Setup:
     state: TrainState
 
 
-def set_up(config: Config, *, first_weights: bool = True) -> Setup:
+def set_up(config: Config, *, first_weights: bool = True, model: nn.Module | None = None) -> Setup:
     """Build data set, model, optimiser and the rest.
 
     Args:
         config: validated.
         first_weights: load what `model.weights` names; False where a checkpoint will fill the model.
+        model: takes the place of the one that the configuration describes.
 
     Raises:
         UserError: whatever of it cannot be.
@@ -61,7 +63,8 @@ def set_up(config: Config, *, first_weights: bool = True) -> Setup:
 
     # The initial weights follow from the seed, on the CPU, whatever device they move to.
     seed_cpu(config.seed, Purpose.WEIGHTS)
-    model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
+    if model is None:
+        model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
     preprocessing = make_preprocessing(config.data, model, grey=config.model.in_chans == 1)
     model = to_device(model, device, channels_last=config.train.channels_last)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -99,6 +102,22 @@ def set_up(config: Config, *, first_weights: bool = True) -> Setup:
     )
     augment = ImageAugment(config.augment, preprocessing)
     return Setup(config, dataset, recipe, every, augment, evaluator, workers, state)
+
+
+def training_batches(setup: Setup) -> DataLoader[Batch]:
+    """Return the batches from the step on that `setup.state` has reached, to the run's end."""
+    config, images = setup.config, setup.dataset.train
+    parts = config.train.accumulate
+    plans = ShuffledPlans(
+        size=len(images),
+        batch_size=config.train.batch_size,
+        per_epoch=setup.every.epoch * parts,  # whole steps, so that an epoch's end is always a step's
+        seed=config.seed,
+        start=setup.state.step * parts,
+        stop=setup.every.total * parts,
+    )
+    device = setup.recipe.precision.device
+    return load_batches(images, setup.augment, plans, seed=config.seed, workers=setup.workers, device=device)
 
 
 def intervals(config: Config, images: int) -> Intervals:

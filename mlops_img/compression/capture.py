@@ -1,0 +1,101 @@
+"""From a model to programs: `torch.export` for any machine, AOTInductor for this one."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.passes import move_to_device_pass
+
+from mlops_img.data.transforms import Preprocessing
+
+MIN_EXPORTED_BATCH = 2  # with a single image, its batch dimension would be taken for a constant
+
+
+class Servable(nn.Module):
+    """A model as programs run it: it normalises by itself, and gives its features beside the logits.
+
+    Features are what the classifier takes, for timm's models; of any other they are the logits once more.
+    """
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model = model.to(dtype).eval()
+        self.preprocessing = preprocessing
+        self.dtype = dtype
+        self.has_features = _gives_features(self.model, self._normalized(example_images(preprocessing)))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uint8 (n, 3, side, side) to float32 logits (n, classes) and features (n, d)."""
+        normalized = self._normalized(images)
+        if not self.has_features:
+            logits = self.model(normalized).float()
+            return logits, logits.clone()
+        features, logits = _features_and_logits(self.model, normalized)
+        return logits.float(), features.float()
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return self.preprocessing.normalize(images).to(self.dtype)
+
+
+def example_images(preprocessing: Preprocessing, count: int = MIN_EXPORTED_BATCH) -> Tensor:
+    """Return uint8 noise (count, 3, side, side), channels-last in memory as batches are."""
+    side = preprocessing.image_size
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+    return noise.permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def capture(servable: nn.Module, images: Tensor, max_batch: int) -> ExportedProgram:
+    """Trace a model for batches of 1 to `max_batch` images."""
+    batch = Dim("batch", min=1, max=max_batch)
+    return torch.export.export(servable, (images,), dynamic_shapes=({0: batch},))
+
+
+def save_portable(program: ExportedProgram, path: Path) -> None:
+    """Write a program that any machine with this version of PyTorch, or a newer one, can run."""
+    for node in program.graph.nodes:
+        for origin in ("stack_trace", "from_node"):  # where on this machine the source lies is nobody's business
+            node.meta.pop(origin, None)
+    images = program.example_inputs
+    program.example_inputs = None  # they would be saved as a pickle
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No complete tensor found")  # of views; they are saved whole
+            torch.export.save(program, path)
+    finally:
+        program.example_inputs = images
+
+
+def compile_for_this_machine(program: ExportedProgram, path: Path, device: torch.device) -> None:
+    """Compile a program by AOTInductor to machine code for this processor, or this GPU.
+
+    Raises:
+        RuntimeError: among others, if there is no C++ compiler.
+    """
+    if device.type != "cpu":
+        program = move_to_device_pass(program, device)
+    # Frozen weights are folded and packed at compile time.
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+
+
+def _gives_features(model: nn.Module, normalized: Tensor) -> bool:
+    if not all(hasattr(model, name) for name in ("forward_features", "forward_head", "get_classifier")):
+        return False
+    with torch.no_grad():
+        try:
+            features, logits = _features_and_logits(model, normalized)
+        except (TypeError, RuntimeError, AttributeError):
+            return False
+        return features.ndim == 2 and torch.equal(logits, model(normalized))
+
+
+def _features_and_logits(model: nn.Module, normalized: Tensor) -> tuple[Tensor, Tensor]:
+    features = model.forward_head(model.forward_features(normalized), pre_logits=True)  # type: ignore[operator]
+    return features, model.get_classifier()(features)  # type: ignore[operator]

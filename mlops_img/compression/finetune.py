@@ -1,0 +1,54 @@
+"""A short training that mends what pruning broke, through the loop of every training."""
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+
+from torch import Tensor, nn
+
+from mlops_img.compression.config import PruneConfig
+from mlops_img.data.loader import skip_or_raise
+from mlops_img.training.checkpoint import TrainState
+from mlops_img.training.finished import FinishedRun
+from mlops_img.training.loop import fit
+from mlops_img.training.setup import set_up, training_batches
+from mlops_img.training.throughput import Speed
+
+log = logging.getLogger(__name__)
+
+
+def fine_tune(run: FinishedRun, model: nn.Module, options: PruneConfig) -> nn.Module:
+    """Train a model on as the run was trained, for a few epochs at a low learning rate; returns it on the CPU.
+
+    Raises:
+        UserError: as in a training.
+    """
+    config = deepcopy(run.config)
+    config.train.epochs, config.train.max_steps = options.epochs, None
+    config.train.precision, config.train.ema_decay = "auto", None
+    config.optim.lr *= options.lr_fraction
+    setup = set_up(config, model=model.train())
+    images = setup.dataset.train
+    batches = skip_or_raise(training_batches(setup), images, {} if config.data.on_bad_image == "skip" else None)
+    fit(setup.state, batches, setup.recipe, setup.every, Telling())
+    return setup.state.model.cpu().eval()
+
+
+class Telling:
+    """Says how each epoch went, and keeps nothing (the loop's `Around`)."""
+
+    def log(self, state: TrainState, loss: Tensor, speed: Speed) -> None:
+        """Say nothing within an epoch."""
+
+    def end_epoch(self, state: TrainState, train_loss: float) -> bool:
+        """Say how the epoch went."""
+        log.info("fine-tuning: step %d, train loss %.4f", state.step, train_loss)
+        return False
+
+    def save(self, state: TrainState) -> None:
+        """Write nothing."""
+
+    def stop_requested(self) -> bool:
+        """Ctrl-C ends an export at once: there is nothing to go on from."""
+        return False

@@ -1,0 +1,99 @@
+"""Latency and throughput of each program in a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlops_img.bundle import read_bundle
+from mlops_img.compression.capture import example_images
+from mlops_img.compression.config import BenchmarkConfig
+from mlops_img.compression.measure import timed
+from mlops_img.figures import latency_figure, png_bytes
+from mlops_img.programs import CannotRunError, load_program
+from mlops_img.run_folder import hardware
+from mlops_img.storage import write_atomically, write_json
+from mlops_img.training.precision import choose_device
+
+HEAD = ("program", "batch", "p50 ms", "p99 ms", "images/s", "calls")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Calls of one program with one batch size; times in milliseconds."""
+
+    program: str
+    batch: int
+    p50: float
+    p99: float
+    images_per_second: float
+    calls: int
+
+
+def measure_bundle(config: BenchmarkConfig) -> list[Timing]:
+    """Time the programs of a bundle in turns, so that a machine whose speed drifts slows all alike.
+
+    Raises:
+        UserError: no bundle, or a damaged one.
+    """
+    folder = Path(config.bundle).resolve()
+    manifest = read_bundle(folder)
+    device = choose_device(config.device)
+    runners = {}
+    for program in manifest.programs:
+        try:
+            runners[program.file] = load_program(folder, program, device)
+        except CannotRunError as error:
+            print(f"{program.file} does not run here: {error}")
+    taken: dict[tuple[str, int], list[float]] = {}
+    for _ in range(config.rounds):
+        for batch in config.batches:
+            images = example_images(manifest.preprocessing, batch)
+            for name, run in runners.items():
+                seconds = timed(partial(run, images), config.seconds / config.rounds)
+                taken.setdefault((name, batch), []).extend(seconds)
+    return [_timing(name, batch, seconds) for (name, batch), seconds in sorted(taken.items())]
+
+
+def show(timings: list[Timing], config: BenchmarkConfig) -> None:
+    """Print the table, and write <bundle>.benchmark.json and .png beside the bundle, or where `output` says."""
+    rows = [HEAD] + [
+        (
+            one.program,
+            f"{one.batch}",
+            f"{one.p50:.2f}",
+            f"{one.p99:.2f}",
+            f"{one.images_per_second:.0f}",
+            f"{one.calls}",
+        )
+        for one in timings
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    for row in rows:
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        print(row[0].ljust(widths[0]), *cells, sep="  ")
+    folder = Path(config.bundle).resolve()
+    base = Path(config.output) if config.output else folder.with_name(f"{folder.name}.benchmark")
+    figure = png_bytes(latency_figure([asdict(one) for one in timings]))
+    write_json(
+        base.with_name(f"{base.name}.json"),
+        {
+            "bundle": folder.name,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hardware": hardware(),
+            "threads": torch.get_num_threads(),
+            "timings": [asdict(one) for one in timings],
+        },
+    )
+    write_atomically(base.with_name(f"{base.name}.png"), lambda file: file.write(figure))
+    print(f"written: {base}.json, {base}.png")
+
+
+def _timing(program: str, batch: int, seconds: list[float]) -> Timing:
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+    return Timing(program, batch, float(p50), float(p99), 1e3 * batch / float(p50), len(seconds))

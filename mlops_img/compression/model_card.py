@@ -1,0 +1,59 @@
+"""The table of what compression came to, and the bundle's README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mlops_img.bundle import Candidate, Manifest
+from mlops_img.storage import write_text
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+HEAD = ("", "top-1", "drop (95 % interval)", "cosine", "MB", "ms, 1 image", "images/s, 16", "")
+
+
+def candidates_table(candidates: Sequence[Candidate]) -> str:
+    """Return what was tried as a Markdown table; the drop is in points, positive is worse."""
+    rows = [HEAD, *(_row(candidate) for candidate in candidates)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "| " + " | ".join("-" * max(3, width) for width in widths) + " |")
+    return "\n".join(lines)
+
+
+def write_model_card(folder: Path, manifest: Manifest) -> None:
+    """Write README.md: what the model is, how good, how fast, where it came from."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=False,  # Markdown
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("model_card.md.j2").render(
+        manifest=manifest, table=candidates_table(manifest.candidates)
+    )
+    write_text(folder / "README.md", page)
+
+
+def _row(candidate: Candidate) -> tuple[str, ...]:
+    kept = len(candidate.kept_fp32)
+    spared = f"{kept} layer{'s' if kept > 1 else ''} in fp32" if kept else ""
+    note = "; ".join(filter(None, [spared, candidate.note]))
+    if candidate.quality is None or candidate.top1_drop_interval is None:
+        return (candidate.precision, *[""] * 6, note)
+    low, high = candidate.top1_drop_interval
+    return (
+        candidate.precision,
+        f"{candidate.quality.top1:.4f}",
+        f"{candidate.top1_drop:.2f} ({low:.2f} to {high:.2f})",
+        f"{candidate.cosine:.4f}",
+        f"{(candidate.bytes or 0) / 1e6:.1f}",
+        f"{candidate.milliseconds:.2f}",
+        f"{candidate.images_per_second:.0f}",
+        note,
+    )

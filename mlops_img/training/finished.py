@@ -1,0 +1,86 @@
+"""A finished run, opened again: its configuration, its data, its best weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlops_img.config import Config
+from mlops_img.data.checks import Dataset, load_dataset
+from mlops_img.data.loader import default_workers
+from mlops_img.errors import UserError
+from mlops_img.run_folder import RunFolder, load_config
+from mlops_img.training.evaluation import Evaluator, Trained, load_trained
+from mlops_img.training.precision import Precision, choose_device, choose_precision, set_tf32
+from mlops_img.validation import validate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left behind, and the data it was trained on."""
+
+    folder: RunFolder
+    config: Config
+    precision: Precision
+    trained: Trained
+    dataset: Dataset
+
+    @property
+    def workers(self) -> int:
+        """How many processes are to read images."""
+        wanted = self.config.data.workers
+        return default_workers(self.precision.device) if wanted is None else wanted
+
+    def evaluator(self) -> Evaluator:
+        """Return what predicts its splits, with its preprocessing and settings."""
+        train = self.config.train
+        return Evaluator(
+            self.trained.preprocessing,
+            self.precision,
+            train.eval_batch_size or 2 * train.batch_size,
+            self.workers,
+            skip_bad=self.config.data.on_bad_image == "skip",
+        )
+
+
+def open_run(path: str, **changes: Any) -> FinishedRun:
+    """Open a run with its best checkpoint.
+
+    Args:
+        path: the run folder.
+        changes: by node of the configuration (data, train) a dataclass whose values, where not None, take the
+            place of the training's.
+
+    Raises:
+        UserError: no such run, no checkpoint, or data with other classes than it was trained on.
+    """
+    folder = Path(path)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"run={path}: there is no run. Name a run folder, e.g. run=runs/latest")
+    run = RunFolder(folder.resolve())
+    config = load_config(run.config)
+    for node, given in changes.items():
+        for name, value in dataclasses.asdict(given).items():
+            if value is not None:
+                setattr(getattr(config, node), name, value)
+    validate(config)
+    precision = choose_precision(config.train.precision, choose_device(config.train.device))
+    set_tf32(config.train.tf32)
+    trained = load_trained(run.checkpoints / "best.pt", precision)
+    dataset = load_dataset(config.data)
+    if dataset.classes != trained.classes:
+        raise UserError(
+            f"data.root={config.data.root} has other classes than {folder} was trained on. "
+            "Name that data with data.root=..."
+        )
+    if dataset.fingerprint != trained.fingerprint:
+        log.warning(
+            "%s has changed since the training: images that were trained on may lie in other splits now",
+            config.data.root,
+        )
+    return FinishedRun(run, config, precision, trained, dataset)
