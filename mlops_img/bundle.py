@@ -1,7 +1,7 @@
 """A bundle: the folder that holds everything it takes to predict, and nothing that could harm.
 
 manifest.json says what is in it; no file is a pickle, and no other file may lie beside those that the manifest
-lists. `Manifest.model_json_schema()` documents it as JSON Schema.
+lists. `Manifest.model_json_schema()` documents it as JSON Schema. Checking a bundle needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
 from mlops_img.storage import point_link, sync_tree, write_text
 
@@ -51,6 +50,16 @@ class ModelInfo(Record):
     licence: str | None
     parameters: int
     macs: int
+
+
+class PreprocessingInfo(Record):
+    """What `mlops_img.data.transforms.Preprocessing` is made of."""
+
+    image_size: int = Field(gt=0)
+    crop_pct: float = Field(gt=0)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    grey: bool
 
 
 class CompiledFor(Record):
@@ -197,7 +206,7 @@ class Manifest(Record):
     created: str
     model: ModelInfo
     classes: list[str] = Field(min_length=2)
-    preprocessing: Preprocessing
+    preprocessing: PreprocessingInfo
     temperature: float = Field(gt=0)
     precision: Precision
     programs: list[Program] = Field(min_length=1)

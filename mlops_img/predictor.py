@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlops_img.bundle import Manifest, Program, read_bundle
 from mlops_img.data.decode import BadImageError, decode_rgb
-from mlops_img.data.transforms import stack
+from mlops_img.data.transforms import Preprocessing, stack
 from mlops_img.errors import UserError
 from mlops_img.programs import CannotRunError, Runner, load_program
 
@@ -71,6 +71,7 @@ class Predictor:
         self.folder = folder
         self.manifest = manifest
         self.device = device
+        self.preprocessing = Preprocessing.from_dict(manifest.preprocessing.model_dump())
         self.program, self._run = self._choose([only] if only else manifest.programs)
 
     def predict(self, images: Sequence[ImageLike], *, top_k: int = 5) -> list[Prediction]:
@@ -105,7 +106,7 @@ class Predictor:
             pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
         else:
             pixels = decode_rgb(image)
-        return self.manifest.preprocessing.crop(pixels)
+        return self.preprocessing.crop(pixels)
 
     def run(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Run the program on uint8 (n, 3, side, side), n at most its `max_batch`; logits and features on the CPU."""

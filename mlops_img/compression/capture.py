@@ -79,10 +79,12 @@ def compile_for_this_machine(program: ExportedProgram, path: Path, device: torch
     """
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
-    # Frozen weights are folded and packed at compile time.
+    # Frozen weights are folded and packed at compile time. How many threads compute is asked at run time: the machine
+    # that serves may have other cores, and more than one process.
+    options = {"freezing": True, "cpp.dynamic_threads": True}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
 def _gives_features(model: nn.Module, normalized: Tensor) -> bool:

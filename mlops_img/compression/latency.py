@@ -14,6 +14,7 @@ from mlops_img.bundle import read_bundle
 from mlops_img.compression.capture import example_images
 from mlops_img.compression.config import BenchmarkConfig
 from mlops_img.compression.measure import timed
+from mlops_img.data.transforms import Preprocessing
 from mlops_img.figures import latency_figure, png_bytes
 from mlops_img.programs import CannotRunError, load_program
 from mlops_img.run_folder import hardware
@@ -43,6 +44,7 @@ def measure_bundle(config: BenchmarkConfig) -> list[Timing]:
     """
     folder = Path(config.bundle).resolve()
     manifest = read_bundle(folder)
+    preprocessing = Preprocessing.from_dict(manifest.preprocessing.model_dump())
     device = choose_device(config.device)
     runners = {}
     for program in manifest.programs:
@@ -53,7 +55,7 @@ def measure_bundle(config: BenchmarkConfig) -> list[Timing]:
     taken: dict[tuple[str, int], list[float]] = {}
     for _ in range(config.rounds):
         for batch in config.batches:
-            images = example_images(manifest.preprocessing, batch)
+            images = example_images(preprocessing, batch)
             for name, run in runners.items():
                 seconds = timed(partial(run, images), config.seconds / config.rounds)
                 taken.setdefault((name, batch), []).extend(seconds)

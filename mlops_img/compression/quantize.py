@@ -21,6 +21,8 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 from mlops_img.compression.capture import capture
 from mlops_img.seeding import Purpose, derive
 
+WIDE_SUMS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
+
 
 def quantize(
     servable: nn.Module, batches: Sequence[Tensor], max_batch: int, *, dynamic: bool, keep: Sequence[str] = ()
@@ -35,7 +37,7 @@ def quantize(
         keep: names of layers (of `servable`) that stay in fp32.
     """
     quantizer = X86InductorQuantizer()
-    how = get_default_x86_inductor_quantization_config(is_dynamic=dynamic)
+    how = get_default_x86_inductor_quantization_config(is_dynamic=dynamic, reduce_range=not _sums_are_wide())
     if dynamic:
         quantizer.set_module_type_qconfig(nn.Linear, how)  # convolutions have no fast kernel for it
     else:
@@ -52,6 +54,12 @@ def quantize(
     move_exported_model_to_eval(converted)
     _drop_unused_weights(converted)
     return capture(converted, batches[0], max_batch)
+
+
+def _sums_are_wide() -> bool:
+    """Say whether the processor adds int8 products in 32 bits; one without VNNI does in 16, which 8 bits overflow."""
+    known = torch.cpu.get_capabilities()
+    return known.get("architecture") != "x86_64" or any(known.get(name) for name in WIDE_SUMS)
 
 
 def _drop_unused_weights(module: GraphModule) -> None:

@@ -1,0 +1,1 @@
+"""The HTTP service: uploads in, calibrated predictions out."""

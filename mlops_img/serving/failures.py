@@ -1,0 +1,61 @@
+"""What can go wrong with a request: one exception, and one shape of answer for all of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from http import HTTPStatus
+
+
+class Code(StrEnum):
+    """What a program can act upon; the status is the HTTP one that goes with it."""
+
+    BAD_REQUEST = "bad_request"
+    BAD_IMAGE = "bad_image"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    TOO_LARGE = "too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    INVALID_PARAMETER = "invalid_parameter"
+    OVERLOADED = "overloaded"
+    INTERNAL = "internal"
+    NOT_READY = "not_ready"
+    TIMEOUT = "timeout"
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return STATUS[self]
+
+
+STATUS: dict[Code, int] = {
+    Code.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
+    Code.BAD_IMAGE: HTTPStatus.BAD_REQUEST,
+    Code.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
+    Code.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Code.NOT_AN_IMAGE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Code.INVALID_PARAMETER: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Code.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.NOT_READY: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
+}
+CODES: dict[int, Code] = {code.status: code for code in reversed(Code)}
+
+
+class RequestError(Exception):
+    """A request, or one image of it, that is answered by an error.
+
+    Attributes:
+        code: what went wrong.
+        message: one sentence for people; nothing of ours that they should not see.
+        retry_after: seconds after which it is worth trying again.
+    """
+
+    def __init__(self, code: Code, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after

@@ -1,0 +1,63 @@
+"""From uploaded bytes to the pixels a program takes: what the header says, then the decoder that training used."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from mlops_img.data.decode import JPEG_MAGIC, BadImageError
+from mlops_img.predictor import Predictor
+from mlops_img.serving.failures import Code, RequestError
+
+# Others are refused unread: fewer decoders that strangers' bytes can reach.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+
+log = logging.getLogger(__name__)
+
+
+def prepare_upload(predictor: Predictor, data: bytes, max_pixels: int) -> Tensor:
+    """Decode one upload as evaluation does: uint8 (3, side, side).
+
+    Args:
+        predictor: whose preprocessing it is.
+        data: of the file.
+        max_pixels: width x height that is accepted.
+
+    Raises:
+        RequestError: empty, no image of `FORMATS`, too many pixels, or damaged.
+    """
+    if not data:
+        raise RequestError(Code.BAD_IMAGE, "The file is empty.")
+    image = _opened(data, max_pixels)
+    try:
+        # JPEGs take libjpeg-turbo's fast path from their bytes; all else is decoded by the one decoder that the
+        # header was found to be for.
+        return predictor.prepare(data if data.startswith(JPEG_MAGIC) else image)
+    except (BadImageError, MemoryError) as error:
+        log.debug("refused an image: %s", error)
+        raise RequestError(Code.BAD_IMAGE, "The image is damaged or incomplete.") from None
+
+
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        accepted = ", ".join(name for name in FORMATS if name != "MPO")
+        raise RequestError(Code.NOT_AN_IMAGE, f"This is not an image of a known format ({accepted}).") from None
+    except Image.DecompressionBombError:
+        raise _too_many_pixels(max_pixels) from None
+    except Exception as error:  # Pillow's readers answer damage with many kinds of exceptions
+        log.debug("refused an image's header: %s", error)
+        raise RequestError(Code.BAD_IMAGE, "The image is damaged or incomplete.") from None
+    if image.width * image.height > max_pixels:
+        raise _too_many_pixels(max_pixels)
+    return image
+
+
+def _too_many_pixels(max_pixels: int) -> RequestError:
+    return RequestError(
+        Code.TOO_LARGE, f"The image has more than {max_pixels / 1e6:g} million pixels: send a smaller one."
+    )
