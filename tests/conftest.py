@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.shared_bundle import once, train_and_export
+
 # Nothing here may reach a network, and a key in the environment must not send test runs anywhere.
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Before anything of BentoML is imported: the metrics of its worker processes lie there.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="metrics-")
+os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 
 SHAPES = ("circle", "square", "stripes")
 
@@ -50,6 +57,24 @@ def write_shapes(root: Path, per_class: int, seed: int = 0, suffix: str = ".jpg"
 def shared_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 images in 3 class folders, without splits; not to be changed."""
     return write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/, run/ (a small net that tells shapes apart) and bundles/; not to be changed."""
+    return once(tmp_path_factory, "trained", train_and_export(write_shapes))
+
+
+@pytest.fixture
+def run(trained: Path) -> Path:
+    """The run folder of the small net."""
+    return trained / "run"
+
+
+@pytest.fixture
+def portable(trained: Path) -> Path:
+    """Its bundle, in int8 and not compiled; not to be changed."""
+    return trained / "bundles" / "test_resnet-1"
 
 
 @pytest.fixture

@@ -18,39 +18,11 @@ from mlops_img.bundle import read_bundle
 from mlops_img.compression import candidates, workflow
 from mlops_img.data.decode import BadImageError
 from mlops_img.errors import EXIT_USER_ERROR
-from tests.conftest import SHAPES, Outcome, write_shapes
+from tests.conftest import SHAPES, Outcome
+from tests.shared_bundle import PORTABLE
 
 Command = Callable[..., Outcome]
-PORTABLE = ("export.compile=false", "quantize=static", "quantize.calibration_images=16")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs g++")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small net that has learnt to tell shapes apart."""
-    root = tmp_path_factory.mktemp("trained")
-    write_shapes(root / "photos", per_class=60)
-    settings = ("data=folder", f"data.root={root}/photos", "data.image_size=32", "data.crop_pct=1.0", "augment=none")
-    net = ("model=timm", "model.name=test_resnet", "train.epochs=12", "train.batch_size=16", "optim.lr=5e-3")
-    arguments = [*settings, *net, "tracking=none", f"hydra.run.dir={root}/run", f"runs_dir={root}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mlops_img.train", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return root / "run"
-
-
-@pytest.fixture(scope="module")
-def portable(run: Path) -> Path:
-    """Its bundle, in int8 and not compiled; not to be changed."""
-    root = run.parent
-    arguments = [f"run={run}", f"bundles={root}/bundles", *PORTABLE, "export.max_accuracy_drop=100", "export.onnx=true"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mlops_img.export", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "int8-static" in done.stdout
-    return root / "bundles" / "test_resnet-1"
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""A real service: `bentoml serve` as a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+READY_WITHIN = 90.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that runs.
+
+    Attributes:
+        url: of it.
+        process: the supervisor; its children are the workers.
+        log: the file of all it printed.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def serving(bundle: Path, folder: Path, **settings: object) -> Iterator[Service]:
+    """Start a service on a bundle, wait until it is ready, and end it with the block.
+
+    Args:
+        bundle: to serve.
+        folder: for its log and metrics.
+        settings: as in MLOPS_IMG_..., in small letters; one worker with one thread unless told otherwise.
+    """
+    port = free_port()
+    wanted = {"bundle": bundle, "workers": 1, "threads": 1, **settings}
+    environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    environment |= {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
+    environment |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml")}
+    log = folder / f"service-{port}.log"
+    command = [sys.executable, "-m", "bentoml", "serve", "mlops_img.service:ImageClassifier", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1"],
+            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    service = Service(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait_until_ready(service)
+        yield service
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait_until_ready(service: Service) -> None:
+    end = time.monotonic() + READY_WITHIN
+    while time.monotonic() < end and service.process.poll() is None:
+        try:
+            if httpx.get(f"{service.url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(service.log.read_text())
