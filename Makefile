@@ -12,9 +12,12 @@ INSTALL := $(PY) -m pip install --disable-pip-version-check --constraint constra
 DOCKER ?= docker
 DEVICE ?= cpu
 RUN ?= runs/latest
+BUNDLE ?= $(or $(MLOPS_IMG_BUNDLE),bundles/latest)
+PORT ?= 3000
 ARGS ?=
 
-.PHONY: help setup data train evaluate export audit test lint types format benchmark docker-train clean distclean
+.PHONY: help setup data train evaluate export serve bento container audit test lint types format benchmark docker-train \
+	clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -36,6 +39,23 @@ export: $(VENV)/.installed data/mnist5k ## make a small, verified bundle of a ru
 	@test -e $(RUN)/config.yaml || $(MAKE) train ARGS=
 	$(PY) -m mlops_img.export run=$(RUN) $(ARGS)
 
+serve: $(VENV)/.installed-serve bundle ## serve a bundle with its web page (BUNDLE=bundles/X PORT=3000; the newest)
+	MLOPS_IMG_BUNDLE=$(BUNDLE) $(PY) -m bentoml serve --port $(PORT) $(ARGS)
+
+bento: $(VENV)/.installed-serve bundle ## pack the service and a bundle for containers (BUNDLE=bundles/X; the newest)
+	$(PY) -m mlops_img.store bundle=$(BUNDLE)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m bentoml build
+
+container: bento ## make an image of it with Docker: docker run --rm -p 3000:3000 mlops_img:serving
+	@command -v $(DOCKER) >/dev/null || { echo "error: $(DOCKER) was not found: install Docker," \
+		"or name another builder: make container DOCKER=podman" >&2; exit 1; }
+	$(PY) -m bentoml containerize mlops_img:latest --backend $(DOCKER) --image-tag mlops_img:serving
+
+# Without a bundle there is the default one to make first; one that was asked for by name must be there.
+.PHONY: bundle
+bundle: $(VENV)/.installed-serve
+	@test "$(BUNDLE)" != bundles/latest || test -e bundles/latest/manifest.json || $(MAKE) export ARGS=
+
 audit: $(VENV)/.installed data/mnist5k ## look for what is wrong in a data set (ARGS="data=folder data.root=...")
 	$(PY) -m mlops_img.data.audit $(ARGS)
 
@@ -54,10 +74,11 @@ format: $(VENV)/.installed-dev ## let ruff mend and format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-benchmark: $(VENV)/.installed-bench ## measure the training loop and the input pipeline beside others
+benchmark: $(VENV)/.installed-bench $(VENV)/.installed-serve ## measure the training loop and the input pipeline beside others
 	$(PY) benchmarks/train_loop.py
 	$(PY) benchmarks/input_pipeline.py $(ARGS)
 	$(PY) benchmarks/compression.py
+	$(PY) benchmarks/serving.py $(ARGS)
 
 docker-train: ## build the training image (DEVICE=cpu or cuda)
 	@command -v $(DOCKER) >/dev/null || { echo "error: $(DOCKER) was not found: install Docker," \

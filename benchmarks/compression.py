@@ -52,7 +52,21 @@ def servable_of(name: str) -> Servable:
     torch.manual_seed(0)
     model = build_model(ModelConfig(**settings), CLASSES, SIDE).eval()
     model.to(memory_format=torch.channels_last)
-    return Servable(model, Preprocessing(SIDE, 0.875, *normalization(model)))
+    servable = Servable(model, Preprocessing(SIDE, 0.875, *normalization(model)))
+    settle(servable)
+    return servable
+
+
+@torch.no_grad()
+def settle(servable: Servable) -> None:
+    """Show images to the batch norms: by random weights alone, efficientnet's signals die on the way to the logits."""
+    norms = [module for module in servable.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    for _ in range(2):
+        servable(example_images(servable.preprocessing, 8))
+    servable.eval()
 
 
 def compiled(servable: Servable, folder: Path, precision: str) -> Runner:
