@@ -17,6 +17,10 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 JPEG_APP1, JPEG_START_OF_SCAN = 0xE1, 0xDA
 # Modes that hold more than 8 bits a channel and that Pillow's own conversion would clip to white.
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+# What 16 bits are in 8, with white staying white.
+IN_8_BITS = (np.arange(2**16) / 257).round().astype(np.uint8)
+# Pixels that are converted at once: beside a large picture and its RGB there is then no third and fourth copy.
+STRIP = 2**22
 # Larger pictures are refused: 1.6 GB as RGB. Pillow's own limit, a third of it, stops panoramas and scans.
 MAX_PIXELS = 2**29
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on and refuses from twice as many
@@ -118,6 +122,18 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
+    rows = max(1, STRIP // max(1, image.width))
+    if rows >= image.height:
+        return np.array(_flat(image))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = np.asarray(_flat(strip))
+    return pixels
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Convert to mode RGB, whatever it was, with white behind what is transparent."""
     if image.mode in DEEP_MODES:
         image = _to_8_bits(image)
     if image.mode == "F":
@@ -125,12 +141,12 @@ def _to_rgb(image: Image.Image) -> Pixels:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return image.convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     # Mode "I" is 32 bits wide, but files that yield it hold 16 bits (PNG, PGM, TIFF), or else anything.
     if values.min() < 0 or values.max() > 65535:
         raise BadImageError(f"its pixels, from {values.min()} to {values.max()}, are more than 16 bits hold")
-    return Image.fromarray((values / 257).round().astype(np.uint8))
+    return Image.fromarray(IN_8_BITS[values])
