@@ -38,7 +38,7 @@ def pins() -> dict[str, str]:
         name = canonicalize_name(one.name)
         if name.startswith(CUDA):
             continue
-        found[name] = versions[name]
+        found[name] = versions[name] + ("+cpu" if name == "torch" else "")
         for extra in ("", *one.extras):
             if (name, extra) not in seen:
                 seen.add((name, extra))

@@ -55,17 +55,24 @@ def serving(bundle: Path, folder: Path, **settings: object) -> Iterator[Service]
         folder: for its log and metrics.
         settings: as in MLOPS_IMG_..., in small letters; one worker with one thread unless told otherwise.
     """
-    port = free_port()
     wanted = {"bundle": bundle, "workers": 1, "threads": 1, **settings}
-    environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
-    environment |= {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
-    environment |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml")}
+    environment = {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
+    home = {"BENTOML_HOME": str(folder / "bentoml")}
+    with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, **environment, **home) as service:
+        yield service
+
+
+@contextmanager
+def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) -> Iterator[Service]:
+    """Start `bentoml serve` on a service or an archive, wait until it is ready, and end it with the block."""
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     log = folder / f"service-{port}.log"
-    command = [sys.executable, "-m", "bentoml", "serve", "mlops_img.service:ImageClassifier", "--port", str(port)]
+    command = [sys.executable, "-m", "bentoml", "serve", str(what), "--port", str(port), "--host", "127.0.0.1"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1"],
-            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            command, cwd=cwd, env=inherited | environment, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
     service = Service(f"http://127.0.0.1:{port}", process, log)
     try:
