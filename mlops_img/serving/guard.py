@@ -21,7 +21,7 @@ from mlops_img.serving.state import State
 
 PREDICTING = ("/predict", "/predict_batch")
 HEALTH = ("/livez", "/readyz", "/healthz")
-PAGE = ("/", "/page.js", "/page.css", "/icon.svg")
+PAGE = ("/", "/page.js", "/result.js", "/service.js", "/page.css", "/icon.svg")
 ROUTES = frozenset((*PREDICTING, *HEALTH, *PAGE, "/model", "/metrics", "/docs.json", "/schema.json"))
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 SECURITY_HEADERS = {

@@ -1,183 +1,222 @@
 // The page asks the same service that programs ask; nothing comes from anywhere else.
 
+import { element, percent, picture, Result, unbroken } from "./result.js";
+import { ask, Failure, hasToken, predict, useToken } from "./service.js";
+
 const SIDE_BY_SIDE = 4;
-const TRIES = 4;
+// A request is a little larger than the file in it.
+const FORM_BYTES = 1000;
+const CLASSES_NAMED = 10;
 const byId = (id) => document.getElementById(id);
 
-const state = { token: "", limits: null, busy: 0, waiting: [] };
+// results: all that are listed. waiting: those not asked about yet. busy: how many are being asked about.
+// round: those that came since there was last nothing to do. locked: a token is needed first.
+const state = { model: null, asking: false, results: new Set(), waiting: [], busy: 0, round: [], locked: false };
 
-function element(name, text = "", properties = {}) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.textContent = text;
-  return made;
-}
+// The model ---------------------------------------------------------------------------------------------------------
 
-async function ask(path, options = {}) {
-  const headers = state.token ? { Authorization: `Bearer ${state.token}` } : {};
-  let response;
+async function start() {
+  if (state.asking) return;
+  state.asking = true;
+  byId("model").textContent = "Asking which model this is…";
   try {
-    response = await fetch(path, { ...options, headers });
-  } catch {
-    throw new Error("The service does not answer. Is it still running, and are you online?");
+    const model = await ask("model");
+    hide("reach");
+    showModel(model);
+    unlock();
+  } catch (failure) {
+    if (failure.status === 401) return lock();
+    byId("model").textContent = failure.message;
+    byId("reach").hidden = false;
+  } finally {
+    state.asking = false;
   }
-  if (response.ok) return response;
-  const failure = (await response.json().catch(() => null))?.error;
-  if (response.status === 401) askForToken();
-  const error = new Error(failure?.message ?? `The service answered with ${response.status}.`);
-  error.status = response.status;
-  error.again = Number(response.headers.get("Retry-After")) || 1;
-  throw error;
 }
 
-function askForToken() {
-  if (!byId("token-form").hidden) return;
-  byId("token-form").hidden = false;
-  byId("token").focus();
-}
-
-async function showModel() {
-  const model = await (await ask("model")).json();
-  state.limits = model.limits;
-  byId("token-form").hidden = true;
-  const top1 = model.metrics.after.top1;
+function showModel(model) {
+  state.model = model;
+  const { classes, limits } = model;
+  const { top1, n, split } = model.metrics.after;
   byId("model").textContent =
-    `${model.name}, version ${model.version}: tells ${model.classes.length} classes apart, ` +
-    `${percent(top1)} right on ${model.metrics.after.n} validation images.`;
-  byId("limits").textContent =
-    `${model.limits.formats.join(", ")}; up to ${Math.floor(model.limits.max_bytes / 1e6)} MB each.`;
-  const facts = {
-    "Architecture": model.architecture,
-    "Computes in": `${model.precision} on ${model.device}`,
-    "Image size": `${model.image_size} px`,
-    "Classes": model.classes.join(", "),
-    "Made": `${model.created}, run ${model.provenance.run}`,
-    "Versions": `mlops_img ${model.provenance.mlops_img}, torch ${model.provenance.torch}`,
-  };
-  byId("about").replaceChildren(
-    ...Object.entries(facts).flatMap(([name, fact]) => [element("dt", name), element("dd", fact)]),
+    `${model.name}, version ${model.version}. It names one of ${classes.length} classes: ${some(classes)}. ` +
+    `Of ${n} ${split === "val" ? "validation" : split} images it named ${percent(top1)} right.`;
+  byId("limits").textContent = `${limits.formats.join(", ")}; up to ${size(limits.max_bytes)} each.`;
+  byId("facts").replaceChildren(
+    ...factsOf(model).flatMap(([name, fact]) => [element("dt", name), element("dd", fact)]),
   );
-  await showSamples(model.samples);
+  byId("classes-title").textContent = `Its ${classes.length} classes`;
+  byId("class-list").replaceChildren(...classes.map((name) => element("li", name)));
+  byId("about").hidden = byId("classes").hidden = false;
+  showSamples(model.samples);
 }
 
-async function showSamples(samples) {
-  const shown = await Promise.all(samples.map(async (sample) => {
-    const blob = await (await ask(sample.url)).blob();
-    const button = element("button", "", { type: "button" });
-    button.setAttribute("aria-label", `Try a sample of ${sample.label}`);
-    button.append(element("img", "", { src: URL.createObjectURL(blob), alt: "" }));
-    button.addEventListener("click", () => look(new File([blob], `sample of ${sample.label}`, { type: blob.type })));
-    const item = element("li");
-    item.append(button);
-    return item;
-  }));
-  byId("sample-list").replaceChildren(...shown);
-  byId("samples").hidden = !shown.length;
+function factsOf(model) {
+  const { metrics, provenance, limits } = model;
+  const right = ({ top1, top5 }) =>
+    `${percent(top1)} at the first guess` + (model.classes.length > 5 ? `, ${percent(top5)} among five` : "");
+  const made = new Date(model.created).toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
+  return [
+    ["Architecture", model.architecture],
+    ["Computes in", `${model.precision} on ${model.device}`],
+    ["Looks at", `${model.image_size} × ${model.image_size} pixels`],
+    ["Right, validation", right(metrics.after)],
+    ["Right, test", metrics.test && `${right(metrics.test)} (before its export)`],
+    ["Made", made],
+    ["Run", provenance.run],
+    ["Commit", provenance.commit?.slice(0, 12)],
+    ["Versions", `mlops_img ${provenance.mlops_img}, torch ${provenance.torch}`],
+    ["Takes", `up to ${size(limits.max_bytes)} and ${limits.max_pixels / 1e6} million pixels an image`],
+  ].filter(([, fact]) => fact);
 }
+
+// The samples are extra: without them the page is whole.
+async function showSamples(samples) {
+  const answers = await Promise.allSettled(samples.map(({ url }) => ask(url, "blob")));
+  const items = answers.flatMap(({ value: blob }, place) => (blob ? [sampleItem(blob, samples[place].label)] : []));
+  byId("sample-list").replaceChildren(...items);
+  byId("samples").hidden = !items.length;
+}
+
+function sampleItem(blob, label) {
+  const button = element("button", "", { type: "button", title: label });
+  button.setAttribute("aria-label", `Try a sample of ${label}`);
+  button.append(picture(blob, ""));
+  button.addEventListener("click", () => take([new File([blob], `Sample of ${label}`, { type: blob.type })]));
+  const item = element("li");
+  item.append(button);
+  return item;
+}
+
+function some(names) {
+  const more = names.length - CLASSES_NAMED;
+  const named = more > 0 ? [...names.slice(0, CLASSES_NAMED), `${more} more`] : names;
+  return new Intl.ListFormat("en-GB").format(named);
+}
+
+function size(bytes) {
+  return unbroken(bytes >= 1e6 ? `${Math.floor(bytes / 1e5) / 10} MB` : `${Math.floor(bytes / 1e3)} kB`);
+}
+
+// The token ---------------------------------------------------------------------------------------------------------
+
+function lock() {
+  hide("reach");
+  if (!state.model) byId("model").textContent = "This service only answers those who have a token.";
+  // Only the first of several refusals: somebody may be typing by now.
+  if (state.locked) return;
+  state.locked = true;
+  byId("token-problem").textContent = hasToken() ? "This token is not accepted." : "";
+  byId("token-form").hidden = false;
+  byId("token").select();
+}
+
+// What waited for the token goes on.
+function unlock() {
+  hide("token-form");
+  state.locked = false;
+  work();
+  tell();
+}
+
+// The images --------------------------------------------------------------------------------------------------------
 
 function take(files) {
-  const images = [...files];
-  if (!images.length) say("There was no image in that.");
-  for (const image of images) look(image);
+  if (!files.length) {
+    return say("There was no image in that. Save it as a file first, then choose or drop the file.");
+  }
+  const results = [...files].map((file) => new Result(file));
+  for (const result of results) state.results.add(result);
+  byId("results").prepend(...results.map((result) => result.row));
+  enqueue(results);
+  byId("results").firstChild.scrollIntoView({ block: "nearest" });
 }
 
-function look(file) {
-  const item = resultOf(file);
-  byId("results").prepend(item.row);
-  state.waiting.push({ file, item });
-  next();
-}
-
-async function next() {
-  if (state.busy >= SIDE_BY_SIDE || !state.waiting.length) return tell();
-  const { file, item } = state.waiting.shift();
-  state.busy += 1;
+function enqueue(results) {
+  for (const result of results) result.wait(state.locked ? "Waiting for the token" : "Waiting…");
+  state.waiting.push(...results);
+  state.round.push(...results);
+  work();
   tell();
+}
+
+function work() {
+  while (state.busy < SIDE_BY_SIDE && state.waiting.length && !state.locked) {
+    state.busy += 1;
+    look(state.waiting.shift()).finally(() => {
+      state.busy -= 1;
+      work();
+      tell();
+    });
+  }
+}
+
+async function look(result) {
+  result.wait("Looking…");
   try {
-    if (state.limits && file.size > state.limits.max_bytes) {
-      throw new Error(`This file is larger than ${Math.floor(state.limits.max_bytes / 1e6)} MB.`);
+    const most = state.model?.limits.max_bytes ?? Infinity;
+    if (result.file.size + FORM_BYTES > most) {
+      throw new Failure(`This file is too large: ${size(result.file.size)}, and up to ${size(most)} can be sent.`);
     }
-    const start = performance.now();
-    const answer = await predict(file);
-    item.show(answer, performance.now() - start);
-  } catch (error) {
-    item.fail(error.message);
-  }
-  state.busy -= 1;
-  next();
-}
-
-async function predict(file) {
-  for (let tried = 1; ; tried += 1) {
-    const body = new FormData();
-    body.append("image", file);
-    try {
-      return await (await ask("predict", { method: "POST", body })).json();
-    } catch (error) {
-      if (![429, 503].includes(error.status) || tried === TRIES) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 1000 * error.again * tried));
-    }
+    const answer = await predict(result.file, (seconds) => {
+      result.wait("Looking…", `There is much to do: asking again in ${seconds} s.`);
+    });
+    result.show(answer);
+    // It was away when the page was opened, or another version took its place.
+    if (answer.model.version !== state.model?.version || answer.model.name !== state.model.name) start();
+  } catch (failure) {
+    if (failure.status !== 401) return result.fail(failure);
+    result.wait("Waiting for the token");
+    if (state.results.has(result)) state.waiting.unshift(result); // not removed meanwhile
+    lock();
   }
 }
 
-function resultOf(file) {
-  const row = element("li");
-  const picture = element("img", "", { src: URL.createObjectURL(file), alt: file.name || "your image" });
-  picture.addEventListener("load", () => row.classList.toggle("small", picture.naturalWidth < 100));
-  picture.addEventListener("error", () => picture.remove());
-  const words = element("div");
-  words.append(element("h3", "Looking…"), element("p", file.name || "pasted image", { className: "quiet" }));
-  row.append(picture, words);
-  return {
-    row,
-    show(answer, milliseconds) {
-      const bars = element("ol", "", { className: "bars" });
-      for (const each of answer.top_k) {
-        const bar = element("li");
-        const length = element("i");
-        length.style.width = `${100 * each.probability}%`;
-        bar.append(length, element("span", each.label), element("span", percent(each.probability)));
-        bars.append(bar);
-      }
-      words.firstChild.textContent = answer.label;
-      words.append(bars, element("p", `${Math.round(milliseconds)} ms, of which the model took ` +
-        `${Math.round(answer.timing.model_ms)} ms`, { className: "quiet" }));
-      say(`${file.name || "The image"}: ${answer.label}, ${percent(answer.probability)}.`);
-    },
-    fail(message) {
-      words.firstChild.textContent = "That did not work";
-      words.append(element("p", message, { className: "problem" }));
-      say(`${file.name || "The image"}: ${message}`);
-    },
-  };
-}
-
+// The line above the results. It is read out, so it changes when a round begins and ends, not with each image.
 function tell() {
-  const left = state.busy + state.waiting.length;
-  if (left) say(left === 1 ? "Looking at one image…" : `Looking at ${left} images…`);
+  const { round, results } = state;
+  const done = round.filter((result) => result.answer || result.failure);
+  const again = [...results].filter((result) => result.failure?.passing);
+  const over = done.length === round.length;
+  byId("results-title").hidden = byId("clear").hidden = !results.size;
+  byId("progress").hidden = over || round.length === 1;
+  byId("progress").max = round.length;
+  byId("progress").value = done.length;
+  byId("retry").hidden = !over || !again.length;
+  byId("retry").textContent = again.length === 1 ? "Try it again" : `Try ${again.length} again`;
+  if (state.locked && !over) return say("Waiting for the token.");
+  if (!over) return say(round.length === 1 ? "Looking at one image…" : `Looking at ${round.length} images…`);
+  if (round.length) say(outcome(round));
+  state.round = [];
+}
+
+function outcome(round) {
+  if (round.length === 1) return round[0].summary;
+  const failed = round.filter((result) => result.failure).length;
+  return `${round.length} images are done` + (failed ? `; ${failed} of them did not work.` : ".");
 }
 
 function say(text) {
-  byId("status").textContent = text;
+  if (byId("status").textContent !== text) byId("status").textContent = text;
 }
 
-function percent(share) {
-  const value = 100 * share;
-  return `${value >= 99.95 || value < 0.05 ? Math.round(value) : value.toFixed(1)} %`;
+// Whoever works by keyboard is not to lose the place when what has the focus goes.
+function hide(id) {
+  if (byId(id).contains(document.activeElement)) byId("choose").focus();
+  byId(id).hidden = true;
 }
 
-function images(transfer) {
-  return [...(transfer?.files ?? [])];
-}
+// Ways in -----------------------------------------------------------------------------------------------------------
 
-for (const id of ["files", "camera"]) {
+for (const [button, id] of [["choose", "files"], ["photograph", "camera"]]) {
+  byId(button).addEventListener("click", () => byId(id).click());
   byId(id).addEventListener("change", (event) => {
-    take(event.target.files);
-    event.target.value = "";
+    if (event.target.files.length) take(event.target.files);
+    event.target.value = ""; // the same file can be chosen again
   });
 }
 document.addEventListener("paste", (event) => {
-  if (event.target.tagName === "INPUT" && !images(event.clipboardData).length) return;
-  take(images(event.clipboardData));
+  const { files } = event.clipboardData;
+  if (files.length || event.target.tagName !== "INPUT") take(files);
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -189,21 +228,38 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   byId("drop").classList.remove("over");
-  take(images(event.dataTransfer));
+  take(event.dataTransfer.files);
+});
+byId("retry").addEventListener("click", () => {
+  byId("results-title").focus(); // the button is about to go
+  enqueue([...state.results].filter((result) => result.failure?.passing));
+});
+byId("clear").addEventListener("click", () => {
+  for (const result of state.results) result.remove();
+  state.results.clear();
+  state.waiting = [];
+  state.round = [];
+  tell();
+  say("All results are removed.");
+  byId("choose").focus();
 });
 byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  state.token = byId("token").value.trim();
-  byId("token-form").hidden = true;
+  useToken(byId("token").value.trim());
+  state.locked = false;
   start();
 });
-
-async function start() {
+byId("docs").addEventListener("click", async (event) => {
+  if (!hasToken()) return;
+  event.preventDefault(); // a plain link sends no token
   try {
-    await showModel();
-  } catch (error) {
-    byId("model").textContent = error.message;
+    const blob = await ask("docs.json", "blob");
+    element("a", "", { href: URL.createObjectURL(blob), download: "docs.json" }).click();
+  } catch (failure) {
+    say(failure.message);
   }
-}
+});
+byId("reach").addEventListener("click", start);
+window.addEventListener("online", () => state.model ?? start());
 
 start();
