@@ -16,8 +16,7 @@ BUNDLE ?= $(or $(MLOPS_IMG_BUNDLE),bundles/latest)
 PORT ?= 3000
 ARGS ?=
 
-.PHONY: help setup data train evaluate export serve bento container audit test lint types format benchmark docker-train \
-	clean distclean
+.PHONY: help setup data train evaluate export bundle serve bento container audit test lint types format benchmark docker-train clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -39,6 +38,10 @@ export: $(VENV)/.installed data/mnist5k ## make a small, verified bundle of a ru
 	@test -e $(RUN)/config.yaml || $(MAKE) train ARGS=
 	$(PY) -m mlops_img.export run=$(RUN) $(ARGS)
 
+# Without a bundle there is the default one to make first; one that was asked for by name must be there.
+bundle: $(VENV)/.installed-serve ## make a bundle of the default run, if there is none
+	@test "$(BUNDLE)" != bundles/latest || test -e bundles/latest/manifest.json || $(MAKE) export ARGS=
+
 serve: $(VENV)/.installed-serve bundle ## serve a bundle with its web page (BUNDLE=bundles/X PORT=3000; the newest)
 	MLOPS_IMG_BUNDLE=$(BUNDLE) $(PY) -m bentoml serve --port $(PORT) $(ARGS)
 
@@ -46,22 +49,18 @@ bento: $(VENV)/.installed-serve bundle ## pack the service and a bundle for cont
 	$(PY) -m mlops_img.store bundle=$(BUNDLE)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m bentoml build
 
-container: bento ## make an image of it with Docker: docker run --rm -p 3000:3000 mlops_img:serving
+container: ## make an image of the bento with Docker: docker run --rm -p 3000:3000 mlops_img:serving
 	@command -v $(DOCKER) >/dev/null || { echo "error: $(DOCKER) was not found: install Docker," \
 		"or name another builder: make container DOCKER=podman" >&2; exit 1; }
+	@$(MAKE) bento
 	$(PY) -m bentoml containerize mlops_img:latest --backend $(DOCKER) --image-tag mlops_img:serving
-
-# Without a bundle there is the default one to make first; one that was asked for by name must be there.
-.PHONY: bundle
-bundle: $(VENV)/.installed-serve
-	@test "$(BUNDLE)" != bundles/latest || test -e bundles/latest/manifest.json || $(MAKE) export ARGS=
 
 audit: $(VENV)/.installed data/mnist5k ## look for what is wrong in a data set (ARGS="data=folder data.root=...")
 	$(PY) -m mlops_img.data.audit $(ARGS)
 
 test: lint types ## lint, check types, run all tests, print the coverage (ARGS="-x")
 	@# One thread a worker: workers that each start a thread per core slow one another down.
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(ARGS) --cov
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS) --cov
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(PY) -m ruff check .
