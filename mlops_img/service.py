@@ -13,11 +13,13 @@ import sys
 import bentoml
 
 from mlops_img.errors import EXIT_USER_ERROR, UserError
+from mlops_img.serving import wire
 from mlops_img.serving.guard import Guard
 from mlops_img.serving.settings import read_tokens, settings_or_exit
 from mlops_img.serving.state import State
 
 state = State(settings_or_exit())
+wire.install(state.settings.timeout)
 
 
 @bentoml.service(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from mlops_img import __version__
 from mlops_img.predictor import Prediction
@@ -32,9 +34,8 @@ from mlops_img.serving.answers import Prediction as PredictionAnswer
 from mlops_img.serving.description import describe_model, openapi
 from mlops_img.serving.engine import Answered, Engine
 from mlops_img.serving.failures import CODES, STATUS, Code, RequestError
-from mlops_img.serving.guard import SAID, error_response
+from mlops_img.serving.guard import HEALTH, PAGE, SAID, error_response
 
-PAGE = Path(__file__).parent / "page"
 TopK = Annotated[int, Form(ge=1, le=1000, description="How many of the most probable classes to list.")]
 POSSIBLE_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in set(STATUS.values())}
 
@@ -44,7 +45,14 @@ def build_app(engine: Engine) -> FastAPI:
     manifest, settings = engine.predictor.manifest, engine.settings
     version = ModelVersion(name=manifest.name, version=manifest.version)
     model = describe_model(engine)
-    app = FastAPI(title=f"mlops_img: {manifest.name}", version=__version__, openapi_url="/docs.json", docs_url=None)
+    app = FastAPI(
+        title=f"mlops_img: {manifest.name}",
+        version=__version__,
+        openapi_url="/docs.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     app.add_exception_handler(RequestError, _answer_failure)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _answer_invalid)  # type: ignore[arg-type]
@@ -54,7 +62,7 @@ def build_app(engine: Engine) -> FastAPI:
     async def predict(request: Request, image: Annotated[UploadFile, File()], top_k: TopK = 5) -> Response:
         """Say what is on one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
         start = time.perf_counter()
-        _refuse_query(request)
+        await _refuse_unheard(request, once=("image", "top_k"))
         answered = await engine.predict(await image.read(), top_k)
         return _json(
             PredictAnswer(**_as_answer(answered.prediction).__dict__, model=version, timing=_timing([answered], start))
@@ -64,7 +72,7 @@ def build_app(engine: Engine) -> FastAPI:
     async def predict_batch(request: Request, images: Annotated[list[UploadFile], File()], top_k: TopK = 5) -> Response:
         """Say what is on each of several images; each has its own prediction or error."""
         start = time.perf_counter()
-        _refuse_query(request)
+        await _refuse_unheard(request, once=("top_k",), often=("images",))
         if len(images) > settings.max_images:
             raise RequestError(Code.TOO_LARGE, f"A request takes up to {settings.max_images} images.")
         # One place is taken at the door.
@@ -96,8 +104,17 @@ def build_app(engine: Engine) -> FastAPI:
         """Return the metrics of all workers for Prometheus."""
         return Response(await asyncio.to_thread(telemetry.scrape), media_type=telemetry.CONTENT_TYPE)
 
-    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    # Not a mounted folder: that would also answer for every address of another route with a wrong method.
+    for path, file in PAGE.items():
+        app.router.routes.append(Route(path, partial(_page, file), methods=["GET"]))
+    # BentoML answers GET here itself, and hands on what it does not know.
+    for path in HEALTH:
+        app.router.routes.append(Route(path, Response, methods=["GET"]))
     return app
+
+
+async def _page(file: Path, request: Request) -> FileResponse:
+    return FileResponse(file)
 
 
 async def _outcome(engine: Engine, image: UploadFile, top_k: int) -> Answered | RequestError:
@@ -124,12 +141,23 @@ def _json(answer: PredictAnswer | BatchAnswer | ModelAnswer) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _refuse_query(request: Request) -> None:
-    """See that nothing is asked for where it would not be heard."""
+async def _refuse_unheard(request: Request, *, once: tuple[str, ...], often: tuple[str, ...] = ()) -> None:
+    """See that nothing is said that would not be heard: in the address, or in the form for want of a place."""
     for name in request.query_params:
-        raise RequestError(
-            Code.INVALID_PARAMETER, f"Send {name[:40]!r} as a field of the form: the address takes no parameters."
-        )
+        raise _invalid(f"Send {name[:40]!r} as a field of the form: the address takes no parameters.")
+    fields = (await request.form()).multi_items()
+    sent = Counter(name for name, _ in fields)
+    for name, value in fields:
+        if name not in (*once, *often):
+            raise _invalid(f"There is no field {name[:40]!r}: there are {' and '.join((*often, *once))}.")
+        if name in once and sent[name] > 1:
+            raise _invalid(f"Send {name} once.")
+        if value == "":
+            raise _invalid(f"{name} is empty.")
+
+
+def _invalid(message: str) -> RequestError:
+    return RequestError(Code.INVALID_PARAMETER, message)
 
 
 def _problem(request: Request, failure: RequestError) -> Problem:
@@ -144,8 +172,10 @@ def _answer_failure(request: Request, failure: RequestError) -> Response:
 def _answer_invalid(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    message = f"{place}: {first['msg']}." if place else f"{first['msg']}."
-    return _answer_failure(request, RequestError(Code.INVALID_PARAMETER, message[:200]))
+    # A value error is about the types of FastAPI's own: a text came where a file should.
+    said = "Input should be a file" if first["type"] == "value_error" else first["msg"]
+    message = f"{place}: {said}." if place else f"{said}."
+    return _answer_failure(request, _invalid(message[:200]))
 
 
 def _answer_http(request: Request, error: HTTPException) -> Response:

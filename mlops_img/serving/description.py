@@ -49,7 +49,7 @@ def describe_model(engine: Engine) -> ModelAnswer:
             max_bytes=settings.max_bytes,
             max_pixels=settings.max_pixels,
             max_images=settings.max_images,
-            formats=[name for name in FORMATS if name != "MPO"],
+            formats=list(FORMATS),
         ),
     )
 

@@ -14,6 +14,7 @@ class Code(StrEnum):
     UNAUTHORIZED = "unauthorized"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    UPLOAD_TIMEOUT = "upload_timeout"
     TOO_LARGE = "too_large"
     NOT_AN_IMAGE = "not_an_image"
     INVALID_PARAMETER = "invalid_parameter"
@@ -34,6 +35,7 @@ STATUS: dict[Code, int] = {
     Code.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
     Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Code.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
+    Code.UPLOAD_TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
     Code.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Code.NOT_AN_IMAGE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Code.INVALID_PARAMETER: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -21,7 +22,10 @@ from mlops_img.serving.state import State
 
 PREDICTING = ("/predict", "/predict_batch")
 HEALTH = ("/livez", "/readyz", "/healthz")
-PAGE = ("/", "/page.js", "/result.js", "/service.js", "/page.css", "/icon.svg")
+# The files of the page by their addresses.
+PAGE = {
+    "/" if file.name == "index.html" else f"/{file.name}": file for file in (Path(__file__).parent / "page").iterdir()
+}
 ROUTES = frozenset((*PREDICTING, *HEALTH, *PAGE, "/model", "/metrics", "/docs.json", "/schema.json"))
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 SECURITY_HEADERS = {
@@ -71,6 +75,8 @@ class _Visit:
         self.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = self.request_id
         self.received = 0
+        self.whole = False
+        self.awaiting_body = False
         self.status = 0
         self.reason: str | None = None
         self.failure: RequestError | None = None
@@ -83,7 +89,7 @@ class _Visit:
         except RequestError as failure:
             await self._fail(failure)
         except TimeoutError:
-            await self._fail(RequestError(Code.TIMEOUT, "The answer took too long: try again later."))
+            await self._fail(self._too_slow())
         except Exception:
             log.exception("request %s", self.request_id)
             await self._fail(RequestError(Code.INTERNAL, "Something went wrong on our side."))
@@ -130,13 +136,21 @@ class _Visit:
 
     async def _counted(self) -> Message:
         """Receive a part of the body, and see that it is not too much: there may be no Content-Length."""
+        self.awaiting_body = not self.whole
         message = await self._receive()
+        self.awaiting_body = False
+        self.whole = not message.get("more_body", False)
         self.received += len(message.get("body", b""))
         if self.received > self.state.settings.max_bytes:
             # Whoever reads the body may turn this into an answer of its own, which `_headed` then replaces.
             self.failure = self._too_large()
             raise self.failure
         return message
+
+    def _too_slow(self) -> RequestError:
+        if self.awaiting_body:
+            return RequestError(Code.UPLOAD_TIMEOUT, "The request did not arrive in time.")
+        return RequestError(Code.TIMEOUT, "The answer took too long: try again later.")
 
     def _too_large(self) -> RequestError:
         return RequestError(
@@ -153,7 +167,7 @@ class _Visit:
                 self.failure = RequestError(code, SAID.get(code, "The request cannot be answered."))
             if self.failure is not None:
                 self.replaced = True
-                await self._send_failure(self.failure)
+                await self._send_failure(self.failure, headers.get("allow"))
                 return
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
@@ -169,12 +183,14 @@ class _Visit:
         if not self.replaced:
             await self._send_failure(failure)
 
-    async def _send_failure(self, failure: RequestError) -> None:
+    async def _send_failure(self, failure: RequestError, allowed: str | None = None) -> None:
         self.reason = failure.code
         self.status = failure.code.status
         response = error_response(failure, self.request_id)
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
+        if allowed is not None:
+            response.headers["Allow"] = allowed
+        if self.awaiting_body:
+            response.headers["Connection"] = "close"  # what still comes of it would be waited for
         await response(self.scope, self._receive, self._send)
 
 
@@ -192,7 +208,7 @@ SAID = {
 
 def error_response(failure: RequestError, request_id: str) -> Response:
     """Return the answer to a request that failed."""
-    headers = {"X-Request-ID": request_id}
+    headers = {**SECURITY_HEADERS, "X-Request-ID": request_id}
     if failure.retry_after is not None:
         headers["Retry-After"] = str(failure.retry_after)
     if failure.code is Code.UNAUTHORIZED:

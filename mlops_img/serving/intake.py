@@ -12,8 +12,12 @@ from mlops_img.data.decode import JPEG_MAGIC, BadImageError
 from mlops_img.predictor import Predictor
 from mlops_img.serving.failures import Code, RequestError
 
-# Others are refused unread: fewer decoders that strangers' bytes can reach.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+# Others are refused unread: fewer decoders that strangers' bytes can reach. MPO, several JPEGs in one, counts as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# How a scan of a JPEG begins. A progressive one goes over all pixels with every scan: encoders write about ten, and
+# 20 MB have room for hundreds of thousands, which would keep a decoder busy for an hour. libtiff has the same limit.
+START_OF_SCAN = b"\xff\xda\x00"
+MAX_SCANS = 100
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +31,7 @@ def prepare_upload(predictor: Predictor, data: bytes, max_pixels: int) -> Tensor
         max_pixels: width x height that is accepted.
 
     Raises:
-        RequestError: empty, no image of `FORMATS`, too many pixels, or damaged.
+        RequestError: empty, no image of `FORMATS`, too many pixels or scans, or damaged.
     """
     if not data:
         raise RequestError(Code.BAD_IMAGE, "The file is empty.")
@@ -45,8 +49,8 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        accepted = ", ".join(name for name in FORMATS if name != "MPO")
-        raise RequestError(Code.NOT_AN_IMAGE, f"This is not an image of a known format ({accepted}).") from None
+        known = ", ".join(FORMATS)
+        raise RequestError(Code.NOT_AN_IMAGE, f"This is not an image of a known format ({known}).") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(max_pixels) from None
     except Exception as error:  # Pillow's readers answer damage with many kinds of exceptions
@@ -54,6 +58,8 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         raise RequestError(Code.BAD_IMAGE, "The image is damaged or incomplete.") from None
     if image.width * image.height > max_pixels:
         raise _too_many_pixels(max_pixels)
+    if data.startswith(JPEG_MAGIC) and data.count(START_OF_SCAN) > MAX_SCANS:
+        raise RequestError(Code.BAD_IMAGE, f"The image has more than {MAX_SCANS} scans: save it anew.")
     return image
 
 

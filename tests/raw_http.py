@@ -1,0 +1,113 @@
+"""Requests byte for byte, as no HTTP library would send them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlops_img.serving.failures import Code
+from mlops_img.serving.guard import SECURITY_HEADERS
+
+BOUNDARY = "edge"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        headers: their names in small letters.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body, parsed."""
+        return json.loads(self.body)
+
+
+def send(url: str, parts: bytes | Iterable[bytes], timeout: float = 30.0) -> Answer | None:
+    """Send bytes and wait for the answer.
+
+    Args:
+        url: of the service; only its host and port count.
+        parts: the request, whole or piece by piece; an answer may come before the last.
+        timeout: seconds that any one step may take.
+
+    Returns:
+        The first answer that is no interim one; None if the connection was closed without one.
+    """
+    where = urlsplit(url)
+    with socket.create_connection((where.hostname, where.port), timeout) as connection:
+        # Whoever is refused may find the door shut before all is said; the answer is there nonetheless.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for part in [parts] if isinstance(parts, bytes) else parts:
+                connection.sendall(part)
+        response = http.client.HTTPResponse(connection)
+        try:
+            response.begin()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, headers, response.read())
+        except (ConnectionResetError, http.client.RemoteDisconnected):
+            return None
+
+
+def request(
+    body: bytes = b"", *, line: str = "POST /predict HTTP/1.1", length: str | None = "", **headers: str
+) -> bytes:
+    """Write a request.
+
+    Args:
+        body: of it.
+        line: the first one.
+        length: what Content-Length says: "" the truth, None is to leave it out.
+        headers: further ones; `_` in a name stands for `-`.
+    """
+    fields = {"Host": "127.0.0.1", "Content-Type": FORM}
+    if length is not None:
+        fields["Content-Length"] = length or str(len(body))
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "\r\n".join([line, *(f"{name}: {value}" for name, value in fields.items())])
+    return f"{head}\r\n\r\n".encode("latin-1") + body
+
+
+def form(*parts: bytes) -> bytes:
+    """Write a multipart form of parts."""
+    return b"".join(b"--edge\r\n" + part + b"\r\n" for part in parts) + b"--edge--\r\n"
+
+
+def part(content: bytes, name: bytes = b"image", filename: bytes | None = b"a.png") -> bytes:
+    """Write one part of a form: a file, or a field if there is no filename."""
+    file = b"" if filename is None else b'; filename="' + filename + b'"'
+    return b'Content-Disposition: form-data; name="' + name + b'"' + file + b"\r\n\r\n" + content
+
+
+# Nothing of how the service is built: no path, no traceback, no library.
+TELLING = re.compile(
+    r"PIL|pillow|traceback|exception|errno|site-packages|\.py\b|(?<![\w.])/\w|<class|0x[0-9a-f]{4}", re.I
+)
+
+
+def problem(answer: Answer) -> Code:
+    """Return the code of an error, which must have the one shape that all of them have."""
+    assert answer.headers["content-type"] == "application/json", answer
+    said = answer.json()
+    assert set(said) == {"error"}, answer
+    error = said["error"]
+    assert set(error) == {"code", "message", "request_id"}, answer
+    assert answer.status == Code(error["code"]).status, answer
+    assert error["request_id"] == answer.headers["x-request-id"], answer
+    assert error["message"].endswith("."), answer
+    assert not TELLING.search(error["message"]), answer
+    assert {name.lower() for name in SECURITY_HEADERS} <= answer.headers.keys(), answer
+    return Code(error["code"])
