@@ -12,10 +12,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mlops_img.errors import UserError
 from mlops_img.storage import point_link, sync_tree, write_text
@@ -24,6 +24,16 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 
 Precision = Literal["fp32", "bf16", "int8-dynamic", "int8-static"]
+
+
+def _inside(name: str) -> str:
+    """Let no manifest name a file elsewhere, which would then be read, fetched to or served."""
+    if not name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"{name!r} leads out of the bundle")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside)]
 
 
 class Record(BaseModel):
@@ -88,7 +98,7 @@ class Program(Record):
     """
 
     precision: Precision
-    file: str
+    file: FileName
     compiled_for: CompiledFor | None
     max_batch: int = Field(ge=1)
     min_batch: int = Field(default=1, ge=1)
@@ -166,7 +176,7 @@ class Pruning(Record):
 class Sample(Record):
     """An image for people to try: its file in the bundle, and its label."""
 
-    file: str
+    file: FileName
     label: str
 
 
@@ -218,7 +228,7 @@ class Manifest(Record):
     drift: dict[str, Any]
     samples: list[Sample]
     provenance: dict[str, Any]
-    files: dict[str, File]
+    files: dict[FileName, File]
 
 
 def read_bundle(path: Path) -> Manifest:

@@ -243,6 +243,14 @@ class AuditConfig:
     output: str | None = None
 
 
+@dataclass
+class StoreConfig:
+    """The configuration of `python -m mlops_img.store`."""
+
+    # The folder of the bundle.
+    bundle: str = "bundles/latest"
+
+
 def register_schemas() -> None:
     """Tell Hydra the types; `conf/` names them as `schema`, `schema/data: folder`, and so on."""
     from mlops_img.compression.config import BenchmarkConfig, ExportConfig
@@ -254,6 +262,7 @@ def register_schemas() -> None:
         ("export_schema", ExportConfig),
         ("benchmark_schema", BenchmarkConfig),
         ("audit_schema", AuditConfig),
+        ("store_schema", StoreConfig),
     ):
         store.store(name=name, node=_open_dicts(OmegaConf.structured(node)))
     for name, source in DATA_SOURCES.items():
