@@ -32,14 +32,14 @@ class Admission:
         return max(1, min(self.queue, int(FILLED * self.timeout / self.cost)))
 
     @contextmanager
-    def enter(self, images: int = 1) -> Iterator[None]:
-        """Hold places while the block lasts.
+    def enter(self, images: int = 1, *, held: int = 0) -> Iterator[None]:
+        """Hold places while the block lasts, in addition to those that the request holds already.
 
         Raises:
             RequestError: there are not so many.
         """
         # To an empty house whoever comes is let in.
-        if self.inside + images > self.places and self.inside:
+        if self.inside + images > self.places and self.inside > held:
             wait = max(1, math.ceil(self.inside * self.cost))
             raise RequestError(Code.OVERLOADED, "There is too much to do: come again shortly.", retry_after=wait)
         self.inside += images

@@ -76,7 +76,7 @@ def build_app(engine: Engine) -> FastAPI:
         if len(images) > settings.max_images:
             raise RequestError(Code.TOO_LARGE, f"A request takes up to {settings.max_images} images.")
         # One place is taken at the door.
-        with engine.admission.enter(len(images) - 1) if len(images) > 1 else nullcontext():
+        with engine.admission.enter(len(images) - 1, held=1) if len(images) > 1 else nullcontext():
             outcomes = await asyncio.gather(*(_outcome(engine, image, top_k) for image in images))
         items = [
             BatchItem(filename=image.filename, prediction=_as_answer(outcome.prediction))
