@@ -52,13 +52,16 @@ class Batcher:
         self.streams = streams
         self.waiting: deque[_Job] = deque()
         self._idle = 0
+        self._closed = False
         self._something = asyncio.Condition()
         self._pool = ThreadPoolExecutor(streams, thread_name_prefix="model")
         self._tasks = [asyncio.create_task(self._serve()) for _ in range(streams)]
 
     async def submit(self, pixels: Tensor) -> Output:
-        """Wait for what the model says of one image, uint8 (3, side, side)."""
+        """Wait for what the model says of one image, uint8 (3, side, side); cancelled once the batcher is closed."""
         job = _Job(pixels, asyncio.get_running_loop().create_future(), time.perf_counter())
+        if self._closed:
+            job.done.cancel()
         async with self._something:
             self.waiting.append(job)
             self._something.notify()
@@ -66,6 +69,7 @@ class Batcher:
 
     async def close(self) -> None:
         """End the threads; what still waits is cancelled."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -91,9 +95,10 @@ class Batcher:
             share = math.ceil(len(self.waiting) / self._idle)
             self._idle -= 1
             taken = [self.waiting.popleft() for _ in range(min(share, self.max_batch))]
-        return [job for job in taken if not job.done.done()]
+        return taken
 
     async def _answer(self, jobs: list[_Job]) -> None:
+        jobs = [job for job in jobs if not job.done.done()]
         if not jobs:
             return
         start = time.perf_counter()

@@ -65,7 +65,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         if not variable.startswith(PREFIX):
             continue
         if variable not in known:
-            raise UserError(f"{variable}: there is no such setting.{did_you_mean(variable, known)}")
+            raise UserError(f"{variable}: there is no such setting.{did_you_mean(variable.upper(), known)}")
         name = known[variable].name
         if name == "tokens":
             given[name] = tuple(token for token in map(str.strip, text.split(",")) if token)
@@ -95,7 +95,8 @@ def read_tokens(settings: Settings) -> tuple[str, ...]:
     tokens = list(settings.tokens)
     if settings.tokens_file:
         try:
-            lines = Path(settings.tokens_file).read_text(encoding="utf-8").splitlines()
+            # -sig: some editors begin a file with a mark, which would be part of the first token.
+            lines = Path(settings.tokens_file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise UserError(f"{PREFIX}TOKENS_FILE={settings.tokens_file} cannot be read: {reason}") from None
