@@ -41,7 +41,9 @@ def why_not_here(needed: CompiledFor, device: torch.device) -> str | None:
     if here is None:
         return f"it was compiled for {needed.device}"
     # A program for CPUs does not care whether PyTorch was built with CUDA, which its version says after the plus.
-    versions = [version.partition("+")[0] if here.device == "cpu" else version for version in (needed.torch, here.torch)]
+    versions = [
+        version.partition("+")[0] if here.device == "cpu" else version for version in (needed.torch, here.torch)
+    ]
     if versions[0] != versions[1]:
         return f"it was compiled with torch {needed.torch}, this is {here.torch}"
     missing = [name for name in needed.capability if name not in here.capability]
