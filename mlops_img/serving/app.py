@@ -53,7 +53,8 @@ def build_app(engine: Engine) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+    tokens = bool(settings.tokens or settings.tokens_file)
+    app.openapi = lambda: openapi(app, tokens=tokens)  # type: ignore[method-assign]
     app.add_exception_handler(RequestError, _answer_failure)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _answer_invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _answer_http)  # type: ignore[arg-type]

@@ -54,16 +54,20 @@ def describe_model(engine: Engine) -> ModelAnswer:
     )
 
 
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """Describe all routes, those that BentoML answers for us included, and the token."""
+def openapi(app: FastAPI, *, tokens: bool) -> dict[str, Any]:
+    """Describe all routes, those that BentoML answers for us included, and the token if there are any."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes, description=__doc__)
         plain = {"description": "Yes", "content": {"text/plain": {"schema": {"type": "string"}}}}
         for path, summary in HEALTH.items():
             operation = {"summary": summary, "responses": {"200": plain, **_errors(schema)}, "security": []}
             schema["paths"][path] = {"get": operation}
-        schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        schema["security"] = [{"token": []}, {}]
+        for name, described in schema["components"]["schemas"].items():
+            if name.startswith("Body_"):
+                described["additionalProperties"] = False  # fields that nobody would hear of are refused
+        if tokens:
+            schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"token": []}]
         app.openapi_schema = schema
     return app.openapi_schema
 
