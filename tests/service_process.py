@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,14 @@ def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) ->
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None:
+    """Wait until a condition holds, and fail if it does not."""
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, f"not within {within} s"
+        time.sleep(0.02)
 
 
 def _wait_until_ready(service: Service) -> None:
