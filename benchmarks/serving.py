@@ -3,7 +3,7 @@
     python benchmarks/serving.py --photos <folder of JPEGs> --rounds 3      # requests/s, latency, the model in a loop
     python benchmarks/serving.py --photos <...> --endurance                 # memory over 20,000 requests, overload
 
-All servers run at once and take turns. Ours and LitServe serve the same bundle, resnet18 in int8 at 224 px; the
+The servers take turns; whose turn it is not is stopped, since some poll for work. Ours and LitServe serve the same bundle, resnet18 in int8 at 224 px; the
 hand-made one runs the same net in fp32. The load comes from this process, on the same machine. Needs the extra `bench`.
 """
 
@@ -51,6 +51,15 @@ class Server:
     process: subprocess.Popen[bytes]
     ready_after: float
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let it run while the block lasts, and stop it, by SIGSTOP, until its next turn."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+
     def memory_mb(self) -> float:
         """Return the resident memory of the process and all that it started, in MB."""
         pids, total = [self.process.pid], 0
@@ -82,6 +91,7 @@ def server(port: int, health: str, *command: str | Path, **environment: str) -> 
         yield Server(port, process, time.perf_counter() - start)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGCONT)
         time.sleep(2)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -131,10 +141,14 @@ def compare(bundle: Path, photos: list[Path], options: argparse.Namespace) -> di
         }
         taken: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
         loops: dict[int, list[float]] = {1: [], 16: []}
+        for each in servers.values():
+            with each.turn():
+                pass
         for number in range(options.rounds + 1):
             for clients in CLIENTS:
                 for name, each in servers.items():
-                    answers = closed_loop(each.port, requests, clients, options.seconds)
+                    with each.turn():
+                        answers = closed_loop(each.port, requests, clients, options.seconds)
                     wrong = set(answers.statuses) - {200}
                     assert not wrong, f"{name}: {wrong}"
                     if number:  # the first turn warms up
