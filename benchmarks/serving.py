@@ -3,8 +3,9 @@
     python benchmarks/serving.py --photos <folder of JPEGs> --rounds 3      # requests/s, latency, the model in a loop
     python benchmarks/serving.py --photos <...> --endurance                 # memory over 20,000 requests, overload
 
-The servers take turns; whose turn it is not is stopped, since some poll for work. Ours and LitServe serve the same bundle, resnet18 in int8 at 224 px; the
-hand-made one runs the same net in fp32. The load comes from this process, on the same machine. Needs the extra `bench`.
+The servers take turns; whose turn it is not is stopped, since some poll for work. Ours and LitServe serve the same
+bundle, resnet18 in int8 at 224 px; the hand-made one runs the same net in fp32. The load comes from this process, on
+the same machine. Needs the extra `bench`.
 """
 
 from __future__ import annotations

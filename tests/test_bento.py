@@ -17,6 +17,9 @@ from packaging.utils import canonicalize_name
 
 from tests.service_process import started
 
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("bento")
+
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 

@@ -17,7 +17,10 @@ import pytest
 import mlops_img
 from mlops_img.client import Client, ServiceError, UnreachableError
 from mlops_img.serving.failures import Code
-from tests.service_process import Service, free_port, serving
+from tests.service_process import Service, free_port, serving, until
+
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("client")
 
 TOKEN = "one-of-two-tokens"
 
@@ -110,7 +113,8 @@ def test_a_mistake_is_told_at_once_with_its_request_id(
         ask(asking, photos[0])
     assert (raised.value.code, raised.value.status) == (code, status)
     assert raised.value.request_id is not None
-    assert raised.value.request_id in service.log.read_text()
+    request_id = raised.value.request_id
+    until(lambda: request_id in service.log.read_text())  # its line follows the answer
     assert raised.value.message in str(raised.value)
 
 

@@ -11,6 +11,9 @@ import pytest
 import mlops_img
 from tests.service_process import Service, serving
 
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("service")
+
 
 @pytest.fixture(scope="module")
 def service(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:

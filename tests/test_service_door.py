@@ -17,6 +17,9 @@ from tests.hostile_uploads import sound
 from tests.raw_http import form, part, request, send
 from tests.service_process import Service, serving, until
 
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("service_door")
+
 TOKENS = ("the-first-token", "the-second-token", "one-of-the-file", "another-of-the-file")
 GUARDED = ("/model", "/metrics", "/docs.json", "/schema.json", "/samples/0")
 OPEN = (*HEALTH, *PAGE)

@@ -20,6 +20,9 @@ from tests.hostile_uploads import png, progressive_jpeg, sound
 from tests.raw_http import form, part, problem, request, send
 from tests.service_process import Service, serving
 
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("service_hostile")
+
 MAX_PIXELS = 16_000_000
 TIMEOUT = 8
 # Once more as many as the largest upload and the largest picture take while they are worked on (60 and 200 MB): all

@@ -20,6 +20,9 @@ from tests.hostile_uploads import png
 from tests.raw_http import Answer, form, part, problem, request, send
 from tests.service_process import Service, serving, until
 
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("service_life")
+
 MUCH = 5
 
 

@@ -19,6 +19,9 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 from tests.odd_images import modes, several_frames
 from tests.service_process import Service, serving
 
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("service_openapi")
+
 TOKEN = "a-token-of-the-test"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 EXAMPLES = 30
