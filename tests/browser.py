@@ -93,6 +93,8 @@ def open_tab(browser: Browser, url: str, *, load: bool = True, **options: Any) -
     context.set_default_timeout(PATIENCE)
     context.add_init_script(REPORT_VIOLATIONS)
     tab = Tab(context.new_page())
+    # Playwright intercepts dialogs only while somebody listens, and begins to without waiting until it does.
+    tab.page.on("filechooser", lambda _: None)
     tab.page.on("console", lambda said: tab.complaints.append(said.text) if said.type == "error" else None)
     tab.page.on("pageerror", lambda error: tab.complaints.append(str(error)))
     tab.page.on(
