@@ -27,7 +27,8 @@ wire.install(state.settings.timeout)
     workers=state.settings.workers,
     http={"port": int(os.environ.get("PORT", "3000"))},
     # The guard does all of these, with one shape of errors and without a metric for each address ever asked for.
-    traffic={"timeout": 86_400},
+    # BentoML keeps what a request held until its own timeout is over, answered or not.
+    traffic={"timeout": 2 * state.settings.timeout},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )
