@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mlops_img.bundle import Candidate, Quality, new_bundle
 from mlops_img.compression.candidates import Built, fastest
+from mlops_img.compression.capture import example_images
 from mlops_img.compression.measure import cosine, run_over, top1_drop
 from mlops_img.compression.model_card import candidates_table
 from mlops_img.compression.onnx import check_onnx, write_onnx
-from mlops_img.compression.quantize import calibration_rows
+from mlops_img.compression.quantize import calibration_rows, quantize
 from mlops_img.data.loader import Batch
 from mlops_img.errors import UserError
 from mlops_img.monitoring.reference import FILE, STATISTICS, image_statistics, write_reference
@@ -38,6 +39,22 @@ def test_calibration_takes_each_class_alike_and_always_the_same() -> None:
     assert (rows != calibration_rows(labels, 30, seed=1)).any()
     assert sorted(calibration_rows(labels, 999, seed=0)) == list(range(75))
     assert set(labels[calibration_rows(labels, 3, seed=0)]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("has", "bits"), [({"avx2"}, 7), ({"avx512_f"}, 7), ({"avx512_vnni"}, 8), ({"avx_vnni"}, 8)])
+def test_weights_leave_room_where_products_are_added_in_16_bits(
+    monkeypatch: pytest.MonkeyPatch, has: set[str], bits: int
+) -> None:
+    known = {"architecture": "x86_64", **dict.fromkeys(has, True)}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    servable = plain()
+    program = quantize(servable, [example_images(servable.preprocessing, 4)], 4, dynamic=False)
+    weights = [tensor for tensor in program.state_dict.values() if tensor.dtype == torch.int8]
+    assert len(weights) == 2
+    for weight in weights:
+        assert 2 ** (bits - 2) < weight.short().abs().max() <= 2 ** (bits - 1)  # twice 255 * 64 fits 16 bits
+    activations = {node.args[4] for node in program.graph.nodes if "quantize_per_tensor" in str(node.target)}
+    assert activations == {255}
 
 
 def test_drop_is_in_points_and_its_interval_is_that_of_the_images_that_differ() -> None:

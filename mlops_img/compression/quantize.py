@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import move_exported_model_to_eval
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+    QuantizationConfig,
     X86InductorQuantizer,
     get_default_x86_inductor_quantization_config,
 )
@@ -22,6 +24,7 @@ from mlops_img.compression.capture import capture
 from mlops_img.seeding import Purpose, derive
 
 WIDE_SUMS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
+SEVEN_BITS = (-64, 63)
 
 
 def quantize(
@@ -37,7 +40,7 @@ def quantize(
         keep: names of layers (of `servable`) that stay in fp32.
     """
     quantizer = X86InductorQuantizer()
-    how = get_default_x86_inductor_quantization_config(is_dynamic=dynamic, reduce_range=not _sums_are_wide())
+    how = _with_room_for_sums(get_default_x86_inductor_quantization_config(is_dynamic=dynamic))
     if dynamic:
         quantizer.set_module_type_qconfig(nn.Linear, how)  # convolutions have no fast kernel for it
     else:
@@ -56,10 +59,17 @@ def quantize(
     return capture(converted, batches[0], max_batch)
 
 
-def _sums_are_wide() -> bool:
-    """Say whether the processor adds int8 products in 32 bits; one without VNNI does in 16, which 8 bits overflow."""
+def _with_room_for_sums(how: QuantizationConfig) -> QuantizationConfig:
+    """Take a bit from the weights where the processor adds int8 products in 16 bits, which 8 bits overflow.
+
+    Those without VNNI do. Activations, of which a whole tensor shares one scale, would lose more by it: a
+    mobilenetv4's top-1 fell by 3.5 points on CIFAR-10, instead of 0.3.
+    """
     known = torch.cpu.get_capabilities()
-    return known.get("architecture") != "x86_64" or any(known.get(name) for name in WIDE_SUMS)
+    if known.get("architecture") != "x86_64" or any(known.get(name) for name in WIDE_SUMS):
+        return how
+    low, high = SEVEN_BITS
+    return replace(how, weight=replace(how.weight, quant_min=low, quant_max=high))
 
 
 def _drop_unused_weights(module: GraphModule) -> None:
