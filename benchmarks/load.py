@@ -60,6 +60,8 @@ class Connection:
 
     async def ask(self, wanted: bytes) -> int:
         """Send a request and read its answer whole; returns the status."""
+        if self.reader is not None and self.reader.at_eof():
+            self.close()  # the server ended it while nothing was asked
         if self.reader is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.writer.write(wanted)

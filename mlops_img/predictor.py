@@ -15,6 +15,7 @@ from torch import Tensor
 from mlops_img.bundle import Manifest, Program, read_bundle
 from mlops_img.data.decode import BadImageError, decode_rgb
 from mlops_img.data.transforms import Preprocessing, stack
+from mlops_img.device import find_device
 from mlops_img.errors import UserError
 from mlops_img.programs import CannotRunError, Runner, load_program
 
@@ -57,10 +58,10 @@ def load(path: str | Path = "bundles/latest", *, device: str = "auto") -> Predic
         device: auto, cpu, cuda or cuda:<number>.
 
     Raises:
-        UserError: no bundle, a damaged one, or no program in it that runs here.
+        UserError: no bundle, a damaged one, no such device, or no program in it that runs here.
     """
     folder = Path(path).resolve()
-    return Predictor(folder, read_bundle(folder), torch.device(_device_name(device)))
+    return Predictor(folder, read_bundle(folder), find_device(device, "device"))
 
 
 class Predictor:
@@ -137,9 +138,3 @@ class Predictor:
                 log.warning("%s is used; %s", program.file, "; ".join(refused))
             return program, runner
         raise UserError(f"bundle {self.folder}: no program in it runs here: {'; '.join(refused)}. Export the run here")
-
-
-def _device_name(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"

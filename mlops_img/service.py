@@ -51,6 +51,10 @@ class ImageClassifier:
 
         try:
             read_tokens(state.settings)
+            if state.settings.device not in ("auto", "cpu"):  # which need not wait for PyTorch
+                from mlops_img.device import find_device
+
+                find_device(state.settings.device, "MLOPS_IMG_DEVICE")
             os.environ["MLOPS_IMG_BUNDLE"] = str(local_bundle(state.settings.bundle))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -82,7 +82,7 @@ def answers(outputs: list[Output]) -> list[int]:
 @in_loop
 async def test_a_lone_image_is_computed_at_once() -> None:
     model = Model(gate=True)
-    batcher = Batcher(model, max_batch=16, streams=1)
+    batcher = Batcher(model, max_batch=16)
     (only,) = submit(batcher, 7)
     await model.begun()  # though no other has come, and no time passes by itself
     model.let_through()
@@ -97,7 +97,7 @@ async def test_a_lone_image_is_computed_at_once() -> None:
 @in_loop
 async def test_what_comes_while_the_model_is_busy_shares_the_next_run() -> None:
     model = Model(gate=True)
-    batcher = Batcher(model, max_batch=16, streams=1)
+    batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
     others = submit(batcher, 2, 3, 4)
@@ -113,7 +113,7 @@ async def test_what_comes_while_the_model_is_busy_shares_the_next_run() -> None:
 @in_loop
 async def test_no_run_has_more_images_than_it_may() -> None:
     model = Model(gate=True)
-    batcher = Batcher(model, max_batch=4, streams=1)
+    batcher = Batcher(model, max_batch=4)
     first = submit(batcher, 0)
     await model.begun()
     others = submit(batcher, *range(1, 11))
@@ -125,23 +125,9 @@ async def test_no_run_has_more_images_than_it_may() -> None:
 
 
 @in_loop
-async def test_streams_that_are_idle_share_what_is_there() -> None:
-    model = Model(gate=True)
-    batcher = Batcher(model, max_batch=16, streams=2)
-    await asyncio.sleep(0)  # both wait for work
-    tasks = submit(batcher, 1, 2, 3, 4)
-    await model.begun()
-    await model.begun()
-    assert sorted(len(run) for run in model.runs) == [2, 2], "each takes half, and both compute at the same time"
-    model.let_through(2)
-    assert answers(await asyncio.gather(*tasks)) == [1, 2, 3, 4]
-    await batcher.close()
-
-
-@in_loop
 async def test_the_image_of_a_caller_who_left_is_not_computed() -> None:
     model = Model(gate=True)
-    batcher = Batcher(model, max_batch=16, streams=1)
+    batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
     stays, leaves = submit(batcher, 2, 3)
@@ -157,7 +143,7 @@ async def test_the_image_of_a_caller_who_left_is_not_computed() -> None:
 @in_loop
 async def test_it_goes_on_when_all_who_waited_have_left() -> None:
     model = Model(gate=True)
-    batcher = Batcher(model, max_batch=16, streams=1)
+    batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
     left = submit(batcher, 2, 3)
@@ -175,7 +161,7 @@ async def test_it_goes_on_when_all_who_waited_have_left() -> None:
 @in_loop
 async def test_a_caller_who_leaves_during_the_run_harms_nobody() -> None:
     model = Model(gate=True)
-    batcher = Batcher(model, max_batch=16, streams=1)
+    batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
     stays, leaves = submit(batcher, 2, 3)
@@ -194,7 +180,7 @@ async def test_a_caller_who_leaves_during_the_run_harms_nobody() -> None:
 async def test_of_a_batch_that_fails_only_the_bad_image_does() -> None:
     model = Model(gate=True)
     model.bad = {3}
-    batcher = Batcher(model, max_batch=16, streams=1)
+    batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
     others = submit(batcher, 2, 3, 4)
@@ -212,7 +198,7 @@ async def test_of_a_batch_that_fails_only_the_bad_image_does() -> None:
 async def test_who_leaves_after_a_batch_failed_is_not_tried_again() -> None:
     model = Model(gate=True)
     model.bad = {2}
-    batcher = Batcher(model, max_batch=16, streams=1)
+    batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
     bad, leaves, stays = submit(batcher, 2, 3, 4)
@@ -232,7 +218,7 @@ async def test_who_leaves_after_a_batch_failed_is_not_tried_again() -> None:
 @in_loop
 async def test_each_of_many_callers_gets_the_answer_to_its_own_image() -> None:
     model = Model()
-    batcher = Batcher(model, max_batch=8, streams=2)
+    batcher = Batcher(model, max_batch=8)
 
     async def ask(number: int) -> bool:
         for _ in range(number % 7):  # they come in no order
@@ -254,7 +240,7 @@ async def is_cancelled(task: Awaitable[Output]) -> bool:
 async def test_closing_ends_the_threads_and_cancels_all_who_wait() -> None:
     before = set(threading.enumerate())
     model = Model(gate=True)
-    batcher = Batcher(model, max_batch=16, streams=1)
+    batcher = Batcher(model, max_batch=16)
     computed = submit(batcher, 1)
     await model.begun()
     waiting = submit(batcher, 2, 3)
@@ -269,7 +255,7 @@ async def test_closing_ends_the_threads_and_cancels_all_who_wait() -> None:
 
 @in_loop
 async def test_who_comes_after_closing_is_cancelled_and_does_not_wait_for_ever() -> None:
-    batcher = Batcher(Model(), max_batch=16, streams=1)
+    batcher = Batcher(Model(), max_batch=16)
     await batcher.submit(image(1))
     await batcher.close()
     (late,) = submit(batcher, 2)
@@ -285,7 +271,7 @@ async def test_the_model_gets_channels_last_batches_without_gradients() -> None:
         seen.append((channels_last, images.dtype, torch.is_inference_mode_enabled()))
         return images[:, 0, 0, :2].float(), images
 
-    batcher = Batcher(run, max_batch=16, streams=1)
+    batcher = Batcher(run, max_batch=16)
     await batcher.submit(image(1).permute(1, 2, 0).contiguous().permute(2, 0, 1))
     assert seen == [(True, torch.uint8, True)]
     await batcher.close()

@@ -43,6 +43,8 @@ def damaged(trained: Path, tmp_path: Path) -> Path:
         ({"workers": "zero"}, "MLOPS_IMG_WORKERS=zero: it must be a whole number above 0"),
         ({"tokens_file": "{folder}/empty"}, "holds no token"),
         ({"tokens_file": "{folder}/none"}, "cannot be read: No such file"),
+        ({"device": "cuda:7"}, "MLOPS_IMG_DEVICE=cuda:7: this machine has"),
+        ({"device": "gpu"}, "MLOPS_IMG_DEVICE=gpu: no such device. Use auto, cpu, cuda or cuda:<number>"),
         ({"tokens": ","}, "MLOPS_IMG_TOKENS is empty"),
         ({"queue": "4"}, "MLOPS_IMG_MAX_IMAGES=32 is more than MLOPS_IMG_QUEUE=4"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -40,42 +39,38 @@ class _Job:
 
 
 class Batcher:
-    """Runs what is there, up to `max_batch` images at once, on each of `streams` threads.
+    """Runs what is there, up to `max_batch` images at once, on a thread of its own.
 
     A job whose caller has gone, because of a timeout, is dropped unseen. If a batch fails its images are tried one
     by one, so that only those that are to blame fail.
     """
 
-    def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], max_batch: int, streams: int) -> None:
+    def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], max_batch: int) -> None:
         self.run = run
         self.max_batch = max_batch
-        self.streams = streams
         self.waiting: deque[_Job] = deque()
-        self._idle = 0
         self._closed = False
-        self._something = asyncio.Condition()
-        self._pool = ThreadPoolExecutor(streams, thread_name_prefix="model")
-        self._tasks = [asyncio.create_task(self._serve()) for _ in range(streams)]
+        self._something = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._task = asyncio.create_task(self._serve())
 
     async def submit(self, pixels: Tensor) -> Output:
         """Wait for what the model says of one image, uint8 (3, side, side); cancelled once the batcher is closed."""
         job = _Job(pixels, asyncio.get_running_loop().create_future(), time.perf_counter())
         if self._closed:
             job.done.cancel()
-        async with self._something:
-            self.waiting.append(job)
-            self._something.notify()
+        self.waiting.append(job)
+        self._something.set()
         return await job.done
 
     async def close(self) -> None:
-        """End the threads; what still waits is cancelled."""
+        """End the thread; what still waits is cancelled."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
         for job in self.waiting:
             job.done.cancel()
-        self._pool.shutdown(wait=True)
+        self._thread.shutdown(wait=True)
 
     async def _serve(self) -> None:
         while True:
@@ -88,14 +83,10 @@ class Batcher:
                 raise
 
     async def _next_jobs(self) -> list[_Job]:
-        async with self._something:
-            self._idle += 1
-            await self._something.wait_for(lambda: self.waiting)
-            # What is there is shared with the streams that are idle too.
-            share = math.ceil(len(self.waiting) / self._idle)
-            self._idle -= 1
-            taken = [self.waiting.popleft() for _ in range(min(share, self.max_batch))]
-        return taken
+        while not self.waiting:
+            self._something.clear()
+            await self._something.wait()
+        return [self.waiting.popleft() for _ in range(min(len(self.waiting), self.max_batch))]
 
     async def _answer(self, jobs: list[_Job]) -> None:
         jobs = [job for job in jobs if not job.done.done()]
@@ -103,7 +94,7 @@ class Batcher:
             return
         start = time.perf_counter()
         try:
-            logits = await asyncio.get_running_loop().run_in_executor(self._pool, self._compute, jobs)
+            logits = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, jobs)
         except Exception as error:
             if len(jobs) == 1:
                 if not jobs[0].done.done():

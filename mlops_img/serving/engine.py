@@ -19,6 +19,9 @@ from mlops_img.serving.settings import Settings
 WARM_UP_RUNS = 3
 # A compiled program holds Python's lock while it runs; health checks and refusals are not to wait longer for it.
 BATCH_SECONDS = 0.05
+# Images that are decoded or wait decoded, in batches: one more than the model has. Decoding all that come at once
+# would take the processor from answering those who come next.
+BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Engine:
         self.admission = Admission(settings.queue, settings.timeout)
         most = self._warm_up(min(settings.max_batch, predictor.program.max_batch))
         self._decoders = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
-        self._batcher = Batcher(predictor.run, most, streams=1)
+        self._batcher = Batcher(predictor.run, most)
+        self._ahead = asyncio.Semaphore(BATCHES_AHEAD * most)
         manifest = predictor.manifest
         telemetry.MODEL.labels(manifest.name, manifest.version, manifest.precision, predictor.program.file).set(1)
 
@@ -51,18 +55,21 @@ class Engine:
             RequestError: it is no image that can be predicted.
         """
         loop = asyncio.get_running_loop()
-        start = time.perf_counter()
-        pixels, decoding = await loop.run_in_executor(self._decoders, self._decode, data)
-        decoded = time.perf_counter() - start
-        output = await self._batcher.submit(pixels)
+        arrived = time.perf_counter()
+        async with self._ahead:
+            start = time.perf_counter()
+            pixels, decoding = await loop.run_in_executor(self._decoders, self._decode, data)
+            decoded = time.perf_counter() - start
+            output = await self._batcher.submit(pixels)
+        queued = start - arrived + output.queued
         prediction = self.predictor.interpret(output.logits.unsqueeze(0), top_k)[0]
         self.admission.learn(decoding / self.settings.threads + output.computed / output.batch)
-        for stage, seconds in (("decode", decoded), ("queue", output.queued), ("model", output.computed)):
+        for stage, seconds in (("decode", decoded), ("queue", queued), ("model", output.computed)):
             telemetry.STAGE_SECONDS.labels(stage).observe(seconds)
         telemetry.BATCH_IMAGES.observe(output.batch)
         telemetry.PREDICTED.labels(prediction.label).inc()
         telemetry.CONFIDENCE.observe(prediction.probability)
-        return Answered(prediction, decoded, output.queued, output.computed)
+        return Answered(prediction, decoded, queued, output.computed)
 
     async def close(self) -> None:
         """End the threads."""

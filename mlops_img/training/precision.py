@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mlops_img.device import find_device
 from mlops_img.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,23 +32,13 @@ class Precision:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of this name; auto takes CUDA where there is some.
+    """Return the device that `train.device` names, and make it the current one.
 
     Raises:
         UserError: no such device here.
     """
-    try:
-        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"train.device={name}: no such device. Use auto, cpu, cuda or cuda:<number>")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"train.device={name}: this machine has {torch.cuda.device_count()} CUDA devices. Use train.device=auto"
-        )
+    device = find_device(name, "train.device")
     if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)  # events, pinned memory and seeds go by the current device
     return device
 
