@@ -38,6 +38,9 @@ class ModelConfig:
     # How much the first layers of a conv net shrink the image: null keeps the model's own (4 for a
     # ResNet); 2 takes the stride out of the first convolution, 1 the max-pooling too. For small images.
     stem_stride: int | None = None
+    # Whether the residual branches of a net with random weights start at zero (arXiv:1706.02677), where the
+    # architecture has them so. A long run gains by it; a short one has no time to wake them.
+    zero_init_residual: bool = True
     # Further keyword arguments of the timm model or of your class.
     kwargs: dict[str, Any] = field(default_factory=dict)
     # Import path of your own class or function; called with num_classes, in_chans and kwargs.

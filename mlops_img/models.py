@@ -65,6 +65,7 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
         "in_chans": config.in_chans,
         "drop_rate": config.drop_rate,
         "drop_path_rate": config.drop_path_rate,
+        **({} if config.zero_init_residual else {"zero_init_last": False}),
         **config.kwargs,
     }
     if _takes_image_size(config.name):
@@ -100,17 +101,19 @@ def _create_own(target: str, config: ModelConfig, num_classes: int) -> nn.Module
     return own
 
 
-def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _create_timm(model: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        return timm.create_model(model, pretrained=pretrained, **options)
     except TypeError as error:
-        # Some architectures have no such dropout, which is what a rate of 0 asks for.
+        # Some architectures have no such dropout or no such branches, and these values ask for none.
         unknown = [
-            rate for rate in ("drop_rate", "drop_path_rate") if f"'{rate}'" in str(error) and options.get(rate) == 0
+            name
+            for name in ("drop_rate", "drop_path_rate", "zero_init_last")
+            if f"'{name}'" in str(error) and not options.get(name, True)
         ]
         if not unknown:
             raise
-    return _create_timm(name, pretrained, {key: options[key] for key in options if key not in unknown})
+    return _create_timm(model, pretrained, {key: options[key] for key in options if key not in unknown})
 
 
 def _takes_image_size(name: str) -> bool:

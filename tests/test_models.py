@@ -151,6 +151,17 @@ def test_model_without_stochastic_depth_is_built_unless_it_is_asked_for(name: st
         build(name, drop_path_rate=0.1)
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet"])
+def test_residual_branches_start_awake_if_asked_to_where_there_are_some(name: str) -> None:
+    asleep = [norm for norm in norms(build(name)) if not norm.any()]
+    assert bool(asleep) == (name in ("test_resnet", "test_byobnet"))
+    assert all(norm.any() for norm in norms(build(name, zero_init_residual=False)))
+
+
+def norms(model: nn.Module) -> list[Tensor]:
+    return [tensor for name, tensor in model.named_parameters() if name.endswith("weight") and tensor.ndim == 1]
+
+
 def test_normalization_is_that_of_the_weights() -> None:
     assert normalization(build("test_vit"))[0] == (0.5, 0.5, 0.5)
     assert normalization(TinyNet(3, 3))[0] == (0.485, 0.456, 0.406)
@@ -200,7 +211,7 @@ def test_frozen_backbone_trains_the_classifier_alone(name: str) -> None:
 
 def test_freezing_up_to_a_stage_keeps_all_before_it_and_trains_all_after() -> None:
     # Branches that start at zero would pass no gradient on in the first step.
-    model = build("test_resnet", freeze="layer2", kwargs={"zero_init_last": False})
+    model = build("test_resnet", freeze="layer2", zero_init_residual=False)
     before = snapshot(model)
     train_one_step(model)
     moved = changed(before, model.state_dict())
