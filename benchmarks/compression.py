@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from statistics import median
 
@@ -213,7 +214,9 @@ def table(keep: bool) -> None:
         print(row, flush=True)
         rows.append(row)
     if keep:
-        write_json(FOLDER / "compression_models.json", {"hardware": hardware(), "batch": 16, "rows": rows})
+        content = {"date": str(date.today()), "hardware": hardware(), "batch": 16, "rows": rows}
+        instructions = torch.backends.cpu.get_cpu_capability().lower()
+        write_json(FOLDER / f"compression_models_{instructions}.json", content)
 
 
 def _rate(run: Runner, images: Tensor) -> float:
