@@ -101,19 +101,19 @@ def _create_own(target: str, config: ModelConfig, num_classes: int) -> nn.Module
     return own
 
 
-def _create_timm(model: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(model, pretrained=pretrained, **options)
+        return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:
         # Some architectures have no such dropout or no such branches, and these values ask for none.
         unknown = [
-            name
-            for name in ("drop_rate", "drop_path_rate", "zero_init_last")
-            if f"'{name}'" in str(error) and not options.get(name, True)
+            option
+            for option in ("drop_rate", "drop_path_rate", "zero_init_last")
+            if f"'{option}'" in str(error) and options.get(option) == 0
         ]
         if not unknown:
             raise
-    return _create_timm(model, pretrained, {key: options[key] for key in options if key not in unknown})
+    return _create_timm(name, pretrained, {key: options[key] for key in options if key not in unknown})
 
 
 def _takes_image_size(name: str) -> bool:

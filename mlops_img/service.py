@@ -46,7 +46,7 @@ class ImageClassifier:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def find_bundle() -> None:
-        """Fetch and check the bundle, and read the tokens, before any worker starts; a mistake is one line."""
+        """Look for bundle, tokens and device before any worker starts: a mistake is one line."""
         from mlops_img.serving.locate import local_bundle
 
         try:

@@ -15,11 +15,11 @@ from mlops_img.compression.capture import example_images
 from mlops_img.compression.config import BenchmarkConfig
 from mlops_img.compression.measure import timed
 from mlops_img.data.transforms import Preprocessing
-from mlops_img.device import find_device
 from mlops_img.figures import latency_figure, png_bytes
 from mlops_img.programs import CannotRunError, load_program
 from mlops_img.run_folder import hardware
 from mlops_img.storage import write_atomically, write_json
+from mlops_img.training.precision import choose_device
 
 HEAD = ("program", "batch", "p50 ms", "p99 ms", "images/s", "calls")
 
@@ -45,7 +45,7 @@ def measure_bundle(config: BenchmarkConfig) -> list[Timing]:
     folder = Path(config.bundle).resolve()
     manifest = read_bundle(folder)
     preprocessing = Preprocessing.from_dict(manifest.preprocessing.model_dump())
-    device = find_device(config.device, "device")
+    device = choose_device(config.device, "device")
     runners = {}
     for program in manifest.programs:
         try:

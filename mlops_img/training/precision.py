@@ -31,13 +31,13 @@ class Precision:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device that `train.device` names, and make it the current one.
+def choose_device(name: str, setting: str = "train.device") -> torch.device:
+    """Return the device of this name, as `find_device` does, and make it the current one.
 
     Raises:
         UserError: no such device here.
     """
-    device = find_device(name, "train.device")
+    device = find_device(name, setting)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # events, pinned memory and seeds go by the current device
     return device
