@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mlops_img.bundle import Manifest, Program, read_bundle
+from mlops_img.bundle import read_bundle
 from mlops_img.data.decode import BadImageError, decode_rgb
 from mlops_img.data.transforms import Preprocessing, stack
 from mlops_img.device import find_device
 from mlops_img.errors import UserError
+from mlops_img.manifest import Manifest, Program
 from mlops_img.programs import CannotRunError, Runner, load_program
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mlops_img.bundle import CompiledFor, Program
 from mlops_img.errors import UserError
+from mlops_img.manifest import CompiledFor, Program
 
 Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
 

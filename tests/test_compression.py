@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mlops_img.bundle import Candidate, Quality, new_bundle
+from mlops_img.bundle import new_bundle
 from mlops_img.compression.candidates import Built, fastest
 from mlops_img.compression.capture import example_images
 from mlops_img.compression.measure import cosine, run_over, top1_drop
@@ -20,6 +20,7 @@ from mlops_img.compression.onnx import check_onnx, write_onnx
 from mlops_img.compression.quantize import calibration_rows, quantize
 from mlops_img.data.loader import Batch
 from mlops_img.errors import UserError
+from mlops_img.manifest import Candidate, Quality
 from mlops_img.monitoring.reference import FILE, STATISTICS, image_statistics, write_reference
 from mlops_img.programs import filled_up
 from mlops_img.training.metrics import Predictions
@@ -159,12 +160,12 @@ def test_reference_keeps_a_sample_and_quantiles_of_all(tmp_path: Path) -> None:
     features, statistics = torch.arange(50.0).view(50, 1), torch.rand(50, len(STATISTICS))
     probabilities = torch.rand(50, 4).softmax(1)
     described = write_reference(tmp_path, features, statistics, probabilities, sample=10)
-    assert (described["images"], described["sample"]) == (50, 10)
+    assert (described.images, described.sample) == (50, 10)
     with safe_open(tmp_path / FILE, "pt") as file:
         assert file.get_tensor("features").shape == (10, 1)
         assert file.get_tensor("feature_quantiles")[:, 0].tolist()[::5] == [0.0, 24.5, 49.0]
         assert int(file.get_tensor("predicted_counts").sum()) == 50
-        assert file.get_tensor("statistic_quantiles").shape == (len(described["quantiles"]), len(STATISTICS))
+        assert file.get_tensor("statistic_quantiles").shape == (len(described.quantiles), len(STATISTICS))
 
 
 def test_onnx_file_computes_what_the_model_computes(tmp_path: Path) -> None:

@@ -67,12 +67,12 @@ def test_weights_are_the_runs(run: Path, portable: Path) -> None:
 
 def test_drift_reference_describes_the_validation_images(portable: Path) -> None:
     manifest = read_bundle(portable)
-    with safe_open(portable / manifest.drift["file"], "pt") as file:
+    with safe_open(portable / manifest.drift.file, "pt") as file:
         features, statistics = file.get_tensor("features"), file.get_tensor("statistics")
         quantiles = file.get_tensor("statistic_quantiles")
         assert int(file.get_tensor("predicted_counts").sum()) == manifest.after.n == len(features)
-    assert features.shape[1] == manifest.drift["features"] > 3
-    assert statistics.shape == (manifest.after.n, len(manifest.drift["statistics"]))
+    assert features.shape[1] == manifest.drift.features > 3
+    assert statistics.shape == (manifest.after.n, len(manifest.drift.statistics))
     assert (quantiles.diff(dim=0) >= 0).all()
     torch.testing.assert_close(quantiles[-1], statistics.amax(0))
 
@@ -186,6 +186,10 @@ def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:  # ty
         (lambda bundle: edit_manifest(bundle, lambda content: content.pop("classes")), "classes: Field required"),
         (lambda bundle: edit_manifest(bundle, lambda content: content.update(temperature=-1)), "temperature"),
         (lambda bundle: edit_manifest(bundle, lambda content: content.update(surprise=1)), "surprise"),
+        (
+            lambda bundle: edit_manifest(bundle, lambda content: content["programs"][0].update(file="other.pt2")),
+            "names other.pt2 and does not list it",
+        ),
     ],
 )
 def test_damaged_bundle_is_refused_by_name(

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from mlops_img import __version__
-from mlops_img.bundle import ModelInfo, Program, Sample
 from mlops_img.compression.candidates import Built, Subject
 from mlops_img.compression.capture import Servable
 from mlops_img.compression.layers import count_macs
 from mlops_img.compression.quantize import calibration_rows
+from mlops_img.manifest import ModelInfo, Program, Sample
 from mlops_img.pictures import shrink
 from mlops_img.run_folder import hardware
 from mlops_img.storage import read_json

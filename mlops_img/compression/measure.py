@@ -11,10 +11,10 @@ import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from mlops_img.bundle import Quality
 from mlops_img.compression.capture import example_images
 from mlops_img.data.loader import Batch
 from mlops_img.data.transforms import Preprocessing
+from mlops_img.manifest import Quality
 from mlops_img.memory import freed_memory_kept
 from mlops_img.programs import Runner
 from mlops_img.training.metrics import Predictions, evaluation

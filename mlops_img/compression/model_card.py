@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mlops_img.bundle import Candidate, Manifest
+from mlops_img.manifest import Candidate, Manifest
 from mlops_img.storage import write_text
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

@@ -10,16 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mlops_img.bundle import (
-    FORMAT,
-    Manifest,
-    Precision,
-    PreprocessingInfo,
-    Pruning,
-    Quality,
-    new_bundle,
-    write_manifest,
-)
+from mlops_img.bundle import new_bundle, write_manifest
 from mlops_img.compression.candidates import Built, Subject, fastest, try_out
 from mlops_img.compression.capture import Servable
 from mlops_img.compression.config import ExportConfig
@@ -35,6 +26,7 @@ from mlops_img.config import EvaluateTrainConfig
 from mlops_img.data.loader import Batch, Plan, load_batches, ordered_plans, skip_or_raise
 from mlops_img.data.sources import ImageSet
 from mlops_img.errors import UserError, did_you_mean
+from mlops_img.manifest import FORMAT, Manifest, Precision, PreprocessingInfo, Pruning, Quality
 from mlops_img.monitoring.reference import image_statistics, write_reference
 from mlops_img.training.finished import FinishedRun, open_run
 from mlops_img.training.metrics import Predictions, fit_temperature

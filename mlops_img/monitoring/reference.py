@@ -16,11 +16,12 @@ of them:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from mlops_img.manifest import DriftReference
 
 STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "colour_balance")
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -53,7 +54,7 @@ def image_statistics(images: Tensor) -> Tensor:
 
 def write_reference(
     folder: Path, features: Tensor, statistics: Tensor, probabilities: Tensor, sample: int
-) -> dict[str, Any]:
+) -> DriftReference:
     """Write the reference into a bundle's folder; returns what the manifest says of it.
 
     Args:
@@ -77,14 +78,14 @@ def write_reference(
         "predicted_counts": predicted.bincount(minlength=probabilities.shape[1]),
     }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / FILE)
-    return {
-        "file": FILE,
-        "images": n,
-        "sample": len(kept),
-        "features": features.shape[1],
-        "statistics": list(STATISTICS),
-        "quantiles": list(QUANTILES),
-    }
+    return DriftReference(
+        file=FILE,
+        images=n,
+        sample=len(kept),
+        features=features.shape[1],
+        statistics=list(STATISTICS),
+        quantiles=list(QUANTILES),
+    )
 
 
 def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
