@@ -60,19 +60,16 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
         raise UserError(f"model.in_chans={config.in_chans}: images are RGB; use 3, or 1 for their grey value")
     if config._target_ is not None:
         return _create_own(config._target_, config, num_classes)
-    options: dict[str, Any] = {
-        "num_classes": num_classes,
-        "in_chans": config.in_chans,
-        "drop_rate": config.drop_rate,
-        "drop_path_rate": config.drop_path_rate,
-        **({} if config.zero_init_residual else {"zero_init_last": False}),
-        **config.kwargs,
-    }
+    switches = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
+    if not config.zero_init_residual:
+        switches["zero_init_last"] = False
+    options = {"num_classes": num_classes, "in_chans": config.in_chans, **switches, **config.kwargs}
+    off = {name for name, value in switches.items() if not value and name not in config.kwargs}
     if _takes_image_size(config.name):
         options.setdefault("img_size", image_size)
     try:
         with hub_or_cache() if pretrained else nullcontext():
-            return _create_timm(config.name, pretrained, options)
+            return _create_timm(config.name, pretrained, options, off)
     except Exception as error:
         # timm checks options by all kinds of errors; the hub's client and safetensors have some of their own.
         if pretrained and not isinstance(error, TypeError | AssertionError | ValueError):
@@ -101,19 +98,15 @@ def _create_own(target: str, config: ModelConfig, num_classes: int) -> nn.Module
     return own
 
 
-def _create_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _create_timm(name: str, pretrained: bool, options: dict[str, Any], off: set[str]) -> nn.Module:
+    """Create a model; of the options, those that are `off` are left out where the architecture knows no such thing."""
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:
-        # Some architectures have no such dropout or no such branches, and these values ask for none.
-        unknown = [
-            option
-            for option in ("drop_rate", "drop_path_rate", "zero_init_last")
-            if f"'{option}'" in str(error) and options.get(option) == 0
-        ]
+        unknown = {option for option in off if f"'{option}'" in str(error)}
         if not unknown:
             raise
-    return _create_timm(name, pretrained, {key: options[key] for key in options if key not in unknown})
+    return _create_timm(name, pretrained, {key: options[key] for key in options if key not in unknown}, off)
 
 
 def _takes_image_size(name: str) -> bool:

@@ -151,6 +151,12 @@ def test_model_without_stochastic_depth_is_built_unless_it_is_asked_for(name: st
         build(name, drop_path_rate=0.1)
 
 
+def test_option_of_the_users_that_an_architecture_has_not_is_never_left_out() -> None:
+    for option in ({"zero_init_last": False}, {"drop_path_rate": 0.0}):
+        with pytest.raises(UserError, match=next(iter(option))):
+            build("ghostnet_050", kwargs=option)
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet"])
 def test_residual_branches_start_awake_if_asked_to_where_there_are_some(name: str) -> None:
     asleep = [norm for norm in norms(build(name)) if not norm.any()]
