@@ -18,7 +18,7 @@ def state_of(inside: int, **settings: Any) -> State:
 
 def test_crowded_worker_ends_the_connection_of_some_answers() -> None:
     state = state_of(CROWD + 1, workers=2)
-    ended = [state.is_crowded() for _ in range(3 * TURNED_AWAY)]
+    ended = [state.turns_away() for _ in range(3 * TURNED_AWAY)]
     assert sum(ended) == 3
 
 
@@ -28,4 +28,4 @@ def test_crowded_worker_ends_the_connection_of_some_answers() -> None:
 )
 def test_connections_are_kept_by_who_has_time_or_nobody_beside(inside: int, settings: dict[str, int]) -> None:
     state = state_of(inside, **settings)
-    assert not any(state.is_crowded() for _ in range(3 * TURNED_AWAY))
+    assert not any(state.turns_away() for _ in range(3 * TURNED_AWAY))

@@ -172,7 +172,7 @@ class _Visit:
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
             headers["X-Request-ID"] = self.request_id
-            if self.state.is_crowded():
+            if self.state.turns_away():
                 headers["Connection"] = "close"
             if self.status >= 400:
                 self.reason = self.scope["state"].get("reason") or CODES.get(self.status, Code.BAD_REQUEST)

@@ -28,8 +28,8 @@ class State:
     app: ASGIApp | None = None
     answered: int = 0
 
-    def is_crowded(self) -> bool:
-        """Say whether this answer is to end its connection, so that another worker gets the next one.
+    def turns_away(self) -> bool:
+        """Count an answer, and say whether it is to end its connection, so that another worker gets the next one.
 
         Connections stay with the worker that accepted them, and one that happens to be idle accepts all that come.
         """
