@@ -12,6 +12,8 @@ import numpy as np
 import uvloop
 
 BOUNDARY = "mlopsimgload"
+# Seconds after which a connection is not used again, as with other clients: servers may be about to close it.
+IDLE = 4.0
 
 
 def request(path: str, field_name: str, photo: Path) -> bytes:
@@ -57,11 +59,12 @@ class Connection:
     def __init__(self, port: int) -> None:
         self.port = port
         self.reader: asyncio.StreamReader | None = None
+        self.used = 0.0
 
     async def ask(self, wanted: bytes) -> int:
         """Send a request and read its answer whole; returns the status."""
-        if self.reader is not None and self.reader.at_eof():
-            self.close()  # the server ended it while nothing was asked
+        if self.reader is not None and (self.reader.at_eof() or time.perf_counter() - self.used > IDLE):
+            self.close()
         if self.reader is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.writer.write(wanted)
@@ -71,6 +74,7 @@ class Connection:
         await self.reader.readexactly(lengths[0])
         if b"connection: close" in lines:
             self.close()
+        self.used = time.perf_counter()
         return int(head[9:12])
 
     def close(self) -> None:

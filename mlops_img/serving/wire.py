@@ -1,4 +1,7 @@
-"""Below the guard: what never becomes a request, because it is not HTTP, or because its head does not end."""
+"""Below the guard: how connections are accepted, and what never becomes a request.
+
+That is what is not HTTP, or a head that does not end.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import asyncio
 import uuid
 from typing import Any
 
+import uvicorn.loops.auto
 import uvicorn.protocols.http.auto
+from uvicorn.loops.asyncio import asyncio_loop_factory
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mlops_img.serving import telemetry
@@ -104,6 +109,8 @@ class Wire(HttpToolsProtocol):
 
 
 def install(patience: float) -> None:
-    """Have uvicorn use it. BentoML, which starts uvicorn, has no option for that."""
+    """Have uvicorn use it, on asyncio's own loop. BentoML, which starts uvicorn, has no option for either."""
     Wire.patience = patience
     uvicorn.protocols.http.auto.AutoHTTPProtocol = Wire
+    # uvloop accepts one connection each time round: in a rush newcomers waited seconds for their refusal.
+    uvicorn.loops.auto.auto_loop_factory = asyncio_loop_factory
