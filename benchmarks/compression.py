@@ -21,7 +21,6 @@ import yaml
 from results import FOLDER, arguments, report
 from torch import Tensor
 
-from mlops_img.bundle import Program
 from mlops_img.compression.capture import (
     Servable,
     capture,
@@ -34,6 +33,7 @@ from mlops_img.compression.onnx import write_onnx
 from mlops_img.compression.quantize import quantize
 from mlops_img.config import ModelConfig
 from mlops_img.data.transforms import Preprocessing
+from mlops_img.manifest import Program
 from mlops_img.memory import freed_memory_kept
 from mlops_img.models import build_model, normalization
 from mlops_img.programs import Runner, load_program, this_machine

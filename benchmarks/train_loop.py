@@ -31,7 +31,7 @@ from mlops_img.training.precision import choose_device, choose_precision
 from mlops_img.training.throughput import Speed
 
 BATCH, SIDE, CLASSES, LR = 32, 224, 1000, 1e-3
-STEPS = 4  # in each turn
+STEPS = 16  # in each turn: what happens once in a fit, such as the first use of memory, is not what is compared
 WARMUP_TURNS = 1
 
 Turn = Callable[[], None]
