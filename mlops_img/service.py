@@ -19,7 +19,7 @@ from mlops_img.serving.settings import read_tokens, settings_or_exit
 from mlops_img.serving.state import State
 
 state = State(settings_or_exit())
-wire.install(state.settings.timeout)
+wire.install(state.settings.timeout, state.settings.keep_alive)
 
 
 @bentoml.service(

@@ -33,10 +33,11 @@ def test_each_variable_sets_its_own() -> None:
         "MLOPS_IMG_MAX_IMAGES": "4",
         "MLOPS_IMG_QUEUE": "5",
         "MLOPS_IMG_TIMEOUT": "2.5",
+        "MLOPS_IMG_KEEP_ALIVE": "7.5",
         "MLOPS_IMG_MAX_BATCH": "6",
     }
     assert read_settings(given) == Settings(
-        "gs://bucket/folder", "cuda:1", 2, 3, ("one", "two"), "tokens.txt", 1000, 2000, 4, 5, 2.5, 6
+        "gs://bucket/folder", "cuda:1", 2, 3, ("one", "two"), "tokens.txt", 1000, 2000, 4, 5, 2.5, 7.5, 6
     )
 
 
@@ -65,7 +66,8 @@ def test_only_the_cores_that_this_process_may_use_count(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "name", ["WORKERS", "THREADS", "MAX_BYTES", "MAX_PIXELS", "MAX_IMAGES", "QUEUE", "MAX_BATCH", "TIMEOUT"]
+    "name",
+    ["WORKERS", "THREADS", "MAX_BYTES", "MAX_PIXELS", "MAX_IMAGES", "QUEUE", "MAX_BATCH", "TIMEOUT", "KEEP_ALIVE"],
 )
 @pytest.mark.parametrize("value", ["0", "-1", "many", "", "1e400", "9" * 20, "nan"])
 def test_a_number_that_cannot_be_is_named(name: str, value: str) -> None:

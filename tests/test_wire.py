@@ -1,10 +1,14 @@
-"""How a worker accepts connections."""
+"""How a worker accepts connections, and how long it keeps them."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
+from typing import Any
 
+import pytest
 import uvicorn
 
 from mlops_img.serving import wire
@@ -12,8 +16,15 @@ from mlops_img.serving import wire
 CLIENTS = 30
 
 
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests are to find the door as it was."""
+    for name in ("patience", "keep_alive"):
+        monkeypatch.setattr(wire.Wire, name, getattr(wire.Wire, name))
+
+
 def test_all_who_wait_at_the_door_are_accepted_at_once() -> None:
-    wire.install(10.0)
+    wire.install(10.0, 75.0)
     factory = uvicorn.Config("no:application").get_loop_factory()
     assert factory is not None
     loop = factory()
@@ -43,3 +54,27 @@ def test_all_who_wait_at_the_door_are_accepted_at_once() -> None:
         for client in clients:
             client.close()
         loop.close()
+
+
+def test_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
+    wire.install(10.0, 1.2)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None))
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        with socket.create_connection(listening.getsockname(), timeout=10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 204")
+            start = time.perf_counter()
+            assert client.recv(1000) == b""
+            # uvicorn's own would be 5 seconds.
+            assert 1.0 < time.perf_counter() - start < 4.0
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -35,6 +35,8 @@ class Settings:
         max_images: in one request.
         queue: images that wait or are worked on at once; who comes then is told to come again.
         timeout: seconds from a request's arrival to its answer.
+        keep_alive: seconds that a connection is kept open for its next request. Whoever stands in front must let go
+            of it earlier, or will now and then send a request into a connection that is being closed.
         max_batch: the most images that the model takes at once.
     """
 
@@ -49,6 +51,7 @@ class Settings:
     max_images: int = 32
     queue: int = 64
     timeout: float = 10.0
+    keep_alive: float = 75.0
     max_batch: int = 16
 
 
@@ -74,7 +77,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         elif name in ("bundle", "device", "tokens_file"):
             given[name] = text
         else:
-            given[name] = _number(variable, text, whole=name != "timeout")
+            given[name] = _number(variable, text, whole=name not in ("timeout", "keep_alive"))
     given.setdefault("workers", _default_workers(str(given.get("device", "auto"))))
     given.setdefault("threads", max(1, cores() // int(str(given["workers"]))))
     settings = Settings(**given)  # type: ignore[arg-type]

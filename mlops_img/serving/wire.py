@@ -26,12 +26,15 @@ class Wire(HttpToolsProtocol):
 
     Attributes:
         patience: seconds from a head's first byte, or from the connection, to the head's end.
+        keep_alive: seconds from an answer to the next request's first byte.
     """
 
     patience = 10.0
+    keep_alive = 75.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.timeout_keep_alive = self.keep_alive  # type: ignore[assignment]  # uvicorn's option takes whole seconds
         self._in_head = False
         self._head_bytes = 0
         self._alarm: asyncio.TimerHandle | None = None
@@ -108,9 +111,9 @@ class Wire(HttpToolsProtocol):
         self.transport.close()
 
 
-def install(patience: float) -> None:
-    """Have uvicorn use it, on asyncio's own loop. BentoML, which starts uvicorn, has no option for either."""
-    Wire.patience = patience
+def install(patience: float, keep_alive: float) -> None:
+    """Have uvicorn use it, on asyncio's own loop. BentoML, which starts uvicorn, has no option for any of this."""
+    Wire.patience, Wire.keep_alive = patience, keep_alive
     uvicorn.protocols.http.auto.AutoHTTPProtocol = Wire
     # uvloop accepts one connection each time round: in a rush newcomers waited seconds for their refusal.
     uvicorn.loops.auto.auto_loop_factory = asyncio_loop_factory
