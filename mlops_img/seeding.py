@@ -39,7 +39,7 @@ def seed_step(seed: int, step: int, part: int = 0) -> None:
     """
     number = derive(seed, Purpose.STEP, step, part)
     torch.manual_seed(number)  # the CPU's generator and every CUDA device's
-    random.seed(number)  # timm's RandomErasing draws from it
+    random.seed(number)  # for a model of the user's own
 
 
 def seed_cpu(seed: int, purpose: Purpose, *place: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,14 @@ def test_what_happens_to_a_batch_follows_from_seed_and_step() -> None:
         assert torch.equal(once[0], again[0])
         assert torch.equal(once[1], again[1])
     assert not torch.equal(mixed(0, **options)[0], mixed(1, **options)[0])
+
+
+def test_other_threads_that_draw_from_random_change_nothing() -> None:
+    options: dict[str, Any] = {"random_erasing": 0.5, "mixup": 0.2, "cutmix": 1.0}
+    seed_step(0, 0)
+    before = random.getstate()
+    mixed(0, **options)
+    assert random.getstate() == before
 
 
 def test_with_nothing_on_a_batch_stays_as_it_is() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 
@@ -143,7 +143,7 @@ def _custom_transform(custom: dict[str, Any]) -> Callable[[Tensor], Tensor]:
 class BatchAugment:
     """Random erasing, mixup and cutmix on a normalised batch, on its device.
 
-    Draws from the global generators of PyTorch and of `random`, which `seeding.seed_step` seeds.
+    Draws from the global generators of PyTorch, which `seeding.seed_step` seeds.
     """
 
     def __init__(self, config: AugmentConfig, num_classes: int) -> None:
@@ -153,9 +153,7 @@ class BatchAugment:
             self.mixes.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
         if config.cutmix > 0:
             self.mixes.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
-        self.erase = (
-            RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing > 0 else None
-        )
+        self.erase = RandomErasing(config.random_erasing) if config.random_erasing > 0 else None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Augment a batch.
@@ -168,10 +166,31 @@ class BatchAugment:
             The images, and the labels: as they came, or mixed, float32 (n, classes).
         """
         if self.erase is not None:
-            self.erase.device = images.device
             images = self.erase(images)
         # Drawn on the CPU: asking the device for it would wait for the device.
         if self.mixes and torch.rand(()).item() < self.mix_prob:
             mix = self.mixes[int(torch.randint(len(self.mixes), ()))]
             images, labels = mix(images, labels)
         return images, labels
+
+
+class RandomErasing:
+    """Fill a rectangle of some images with noise (arXiv:1708.04896), with timm's sizes and shapes.
+
+    timm's own draws from Python's `random`, which other threads draw from too, such as a download that waits to try
+    again: then a resumed run would not be the uninterrupted one.
+    """
+
+    AREA = (0.02, 1 / 3)
+    ASPECT = (0.3, 1 / 0.3)
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Change float (n, 3, h, w) in place; which and where is drawn on the CPU, the noise on their device."""
+        chosen = torch.rand(len(images)) < self.probability
+        for image in compress(images, chosen.tolist()):
+            top, left, height, width = RandomResizedCrop.get_params(image, self.AREA, self.ASPECT)
+            image[:, top : top + height, left : left + width].normal_()
+        return images
