@@ -106,7 +106,7 @@ def _create_timm(name: str, pretrained: bool, options: dict[str, Any], off: set[
         unknown = {option for option in off if f"'{option}'" in str(error)}
         if not unknown:
             raise
-    return _create_timm(name, pretrained, {key: options[key] for key in options if key not in unknown}, off)
+    return _create_timm(name, pretrained, {key: options[key] for key in options if key not in unknown}, off - unknown)
 
 
 def _takes_image_size(name: str) -> bool:
