@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvicorn.loops.auto
+import uvicorn.protocols.http.auto
 
 from mlops_img.serving import wire
 
@@ -20,7 +22,9 @@ CLIENTS = 30
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests are to find the door as it was."""
     for name in ("patience", "keep_alive"):
-        monkeypatch.setattr(wire.Wire, name, getattr(wire.Wire, name))
+        monkeypatch.setattr(wire.Wire, name, None, raising=False)
+    for module, name in ((uvicorn.protocols.http.auto, "AutoHTTPProtocol"), (uvicorn.loops.auto, "auto_loop_factory")):
+        monkeypatch.setattr(module, name, getattr(module, name))
 
 
 def test_all_who_wait_at_the_door_are_accepted_at_once() -> None:

@@ -29,8 +29,8 @@ class Wire(HttpToolsProtocol):
         keep_alive: seconds from an answer to the next request's first byte.
     """
 
-    patience = 10.0
-    keep_alive = 75.0
+    patience: float
+    keep_alive: float
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
