@@ -17,6 +17,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mlops_img.data.config import DATA_SOURCES, DataConfig
 
+OPEN = ("kwargs", "lr_scales")  # nodes without keys of their own
+
 
 @dataclass
 class ModelConfig:
@@ -97,6 +99,9 @@ class OptimConfig:
     momentum: float = 0.9
     # Each layer's learning rate is this times that of the layer above it (arXiv:2106.08254); null: off.
     layer_decay: float | None = None
+    # Parts of the model that learn at a multiple of `lr`: head (the classifier), norm, bias, or a pattern of parameter
+    # names, e.g. {head: 10, "layer1.*": 0.1}. The last one that fits a parameter counts; layer_decay multiplies.
+    lr_scales: dict[str, float] = field(default_factory=dict)
     # Further keyword arguments of the optimiser, e.g. {betas: [0.9, 0.95]}.
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -273,10 +278,10 @@ def register_schemas() -> None:
 
 
 def _open_dicts(node: DictConfig) -> DictConfig:
-    """Let the keys of `kwargs` be anything: they belong to timm, torchvision or the user."""
+    """Let the keys of these nodes be anything: they belong to timm, torchvision, the model or the user."""
     for name in node:
         if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
-            if name == "kwargs":
+            if name in OPEN:
                 OmegaConf.set_struct(node[name], False)
             else:
                 _open_dicts(node[name])

@@ -23,6 +23,7 @@ MUST_NOT_CHANGE = (
     "train.accumulate",
     "optim.name",
     "optim.layer_decay",
+    "optim.lr_scales",
     "optimized_metric",
 )
 OPTIONS_WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")

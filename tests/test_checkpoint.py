@@ -90,7 +90,8 @@ def folder(tmp_path: Path) -> Path:
 def test_state_comes_back_as_it_was_and_goes_on_the_same_way(ema: bool, tmp_path: Path) -> None:
     state = new_state(ema=ema)
     train(state, 5)
-    state.best, state.best_epoch, state.seconds, state.tracking_id = 0.75, 3, 12.5, "abc123"
+    state.best, state.best_epoch, state.improved_epoch = 0.75, 3, 2
+    state.seconds, state.tracking_id = 12.5, "abc123"
     checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT)
     checkpoints.save(state)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -68,6 +69,36 @@ def test_norms_biases_and_position_embeddings_are_not_decayed(layer_decay: float
     for name, parameter in model.named_parameters():
         spared = parameter.ndim <= 1 or name in ("cls_token", "pos_embed")
         assert groups[name]["weight_decay"] == (0 if spared else 0.3), name
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_parts_of_the_model_learn_at_their_own_rate(layer_decay: float | None) -> None:
+    model = vit()
+    plain = groups_by_name(model, make_optimizer(OptimConfig(layer_decay=layer_decay), model))
+    config = OptimConfig(
+        layer_decay=layer_decay, lr_scales={"bias": 2.0, "norm": 3.0, "blocks.0.*": 0.25, "head": 10.0}
+    )
+    scaled = groups_by_name(model, make_optimizer(config, model))
+    expected = {"head.bias": 10, "head.weight": 10, "blocks.0.norm1.weight": 0.25, "blocks.0.attn.qkv.bias": 0.25}
+    expected |= {"norm.weight": 3, "blocks.1.norm1.bias": 3, "blocks.1.attn.qkv.bias": 2, "blocks.1.attn.qkv.weight": 1}
+    for name, scale in expected.items():
+        before = plain[name].get("lr_scale", 1.0)
+        assert scaled[name].get("lr_scale", 1.0) == pytest.approx(scale * before), name
+        assert scaled[name]["weight_decay"] == plain[name]["weight_decay"], name
+    assert scaled.keys() == plain.keys()
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ({"heads": 2.0}, "optim.lr_scales.heads: it fits no parameter that is trained"),
+        ({"blocks.9.*": 2.0}, "blocks.9.*: it fits no parameter"),
+        ({"head": 0.0}, "optim.lr_scales.head=0.0: it must be a number above 0"),
+    ],
+)
+def test_rates_of_parts_that_cannot_be(scales: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        make_optimizer(OptimConfig(lr_scales=scales), vit())
 
 
 def test_frozen_parameters_are_left_out() -> None:

@@ -34,9 +34,10 @@ class TrainState:
     ema: ModelEmaV3 | None
     # Optimiser steps done.
     step: int = 0
-    # Best value of the optimised metric, and its epoch.
+    # Best value of the optimised metric, the last epoch that reached it, and the first.
     best: float | None = None
     best_epoch: int = 0
+    improved_epoch: int = 0
     # Sum of the losses of the current epoch's steps so far, on the device: float32 ().
     epoch_loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     # Seconds of training before this process.
@@ -59,6 +60,7 @@ class TrainState:
             "step": self.step,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "improved_epoch": self.improved_epoch,
             "epoch_loss": self.epoch_loss,
             "seconds": self.seconds,
             "tracking_id": self.tracking_id,
@@ -83,6 +85,8 @@ class TrainState:
         self.epoch_loss = values["epoch_loss"].to(self.epoch_loss.device)
         for name in ("step", "best", "best_epoch", "seconds", "tracking_id"):
             setattr(self, name, values[name])
+        # Older checkpoints keep the first epoch alone.
+        self.improved_epoch = values.get("improved_epoch", self.best_epoch)
 
 
 class Checkpoints:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,12 @@ from torch.nn import functional
 
 from mlops_img.config import LossConfig, OptimConfig
 from mlops_img.errors import UserError, did_you_mean
+from mlops_img.weights import classifier_names
 
 # PyTorch's own optimisers that update all weights in one kernel when asked to.
 FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")
+# timm's normalisation layers derive from these.
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -52,7 +57,59 @@ def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
         raise UserError(f"optim.name={config.name}: {error}. Check optim.kwargs and its other keys") from None
     if getattr(optimizer, "is_second_order", False):
         raise UserError(f"optim.name={config.name} needs second derivatives, which the loop does not compute")
+    if config.lr_scales:
+        scales = learning_rate_scales(model, config.lr_scales)
+        optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in _split_by(group, scales)]
     return optimizer
+
+
+def learning_rate_scales(model: nn.Module, wanted: dict[str, float]) -> dict[nn.Parameter, float]:
+    """Return the multiple of the learning rate for each parameter that an entry of `optim.lr_scales` fits.
+
+    Raises:
+        UserError: an entry fits no parameter that is trained, or its multiple is not above 0.
+    """
+    scales: dict[nn.Parameter, float] = {}
+    for part, scale in wanted.items():
+        if not 0 < scale < float("inf"):
+            raise UserError(f"optim.lr_scales.{part}={scale}: it must be a number above 0")
+        fitting = [parameter for parameter in _parameters_of(model, part) if parameter.requires_grad]
+        if not fitting:
+            raise UserError(
+                f"optim.lr_scales.{part}: it fits no parameter that is trained. Use head, norm, bias or a pattern of "
+                f"parameter names; there are {', '.join(_some_names(model))}"
+            )
+        scales |= dict.fromkeys(fitting, scale)
+    return scales
+
+
+def _parameters_of(model: nn.Module, part: str) -> Iterator[nn.Parameter]:
+    if part == "head":
+        for name in classifier_names(model):
+            yield from model.get_submodule(name).parameters()
+    elif part == "norm":
+        for module in model.modules():
+            if isinstance(module, NORMS):
+                yield from module.parameters(recurse=False)
+    else:
+        pattern = "*bias" if part == "bias" else part
+        yield from (parameter for name, parameter in model.named_parameters() if fnmatchcase(name, pattern))
+
+
+def _some_names(model: nn.Module) -> list[str]:
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return names if len(names) <= 3 else [names[0], "...", *names[-2:]]
+
+
+def _split_by(group: dict[str, Any], scales: dict[nn.Parameter, float]) -> list[dict[str, Any]]:
+    """Split a parameter group into one for each scale, which multiplies the one that it has."""
+    parts: dict[float, list[nn.Parameter]] = {}
+    for parameter in group["params"]:
+        parts.setdefault(scales.get(parameter, 1.0), []).append(parameter)
+    return [
+        {**group, "params": parameters, "lr_scale": group.get("lr_scale", 1.0) * scale}
+        for scale, parameters in parts.items()
+    ]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -68,7 +68,13 @@ class Session:
         value = metrics[name.removeprefix("val.")]
         epoch = epoch_of(state, self.setup)
         lower = name == "val.loss"
-        better = math.isfinite(value) and (state.best is None or (value < state.best if lower else value > state.best))
+        improved = math.isfinite(value) and (
+            state.best is None or (value < state.best if lower else value > state.best)
+        )
+        # A small validation split often gives equal values; the later weights had the lower learning rate.
+        better = improved or value == state.best
+        if improved:
+            state.improved_epoch = epoch
         if better:
             state.best, state.best_epoch = value, epoch
             self.checkpoints.save_best(state, metrics)
@@ -109,7 +115,7 @@ def out_of_patience(state: TrainState, setup: Setup) -> bool:
     """Say whether the optimised metric has stood still for as long as early stopping allows."""
     patience = setup.config.train.early_stopping_patience
     finished = state.step // setup.every.epoch  # one that was cut off by a stop still has its chance
-    return patience is not None and finished - state.best_epoch >= patience
+    return patience is not None and finished - state.improved_epoch >= patience
 
 
 def memory_gb(device: torch.device) -> float:
