@@ -15,7 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlops_img.config import ModelConfig
 from mlops_img.errors import UserError, did_you_mean
-from mlops_img.weights import classifier_names, first_line, hub_or_cache, load_matching_weights
+from mlops_img.weights import (
+    classifier_names,
+    first_line,
+    head_tensors,
+    hub_or_cache,
+    load_matching_weights,
+    start_head_small,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,7 +48,10 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int, *, load_
     if config.stem_stride is not None:
         shrink_stem(model, config.stem_stride)
     _try_out(model, config, num_classes, image_size)
-    if load_weights and config.weights not in ("none", "hub"):
+    if pretrained and num_classes != (getattr(model, "pretrained_cfg", None) or {}).get("num_classes"):
+        # The one case in which timm leaves out the classifier of its weights.
+        start_head_small(model, head_tensors(model), "hub's weights")
+    elif load_weights and config.weights not in ("none", "hub"):
         load_matching_weights(model, Path(config.weights))
     if config.freeze != "none":
         freeze(model, config.freeze)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from mlops_img.errors import UserError
 
 HUB_TIMEOUT = 5.0  # seconds
+HEAD_STD = 0.001  # of a new classifier's weights beside a trained backbone
+
+log = logging.getLogger(__name__)
 
 
 def load_matching_weights(model: nn.Module, path: Path) -> None:
@@ -44,6 +48,41 @@ def load_matching_weights(model: nn.Module, path: Path) -> None:
         )
     fitting = {name: tensor for name, tensor in state.items() if _fits(own.get(name), tensor)}
     model.load_state_dict(fitting, strict=False)
+    start_head_small(model, [name for name in own if name not in fitting and own[name].is_floating_point()], "file")
+
+
+def start_head_small(model: nn.Module, new: list[str], source: str) -> None:
+    """Draw a classifier that did not come with the weights from N(0, `HEAD_STD`), with a bias of 0.
+
+    Some families of timm draw it so wide that the first loss is several times log(classes), and its gradients
+    damage the backbone before the classifier has learned anything.
+
+    Args:
+        model: its backbone has its weights.
+        new: names of the tensors that the weights did not hold.
+        source: where the weights came from, for the log.
+    """
+    if not new:
+        return
+    log.info("model.weights: new tensors, not in the %s: %s", source, ", ".join(new))
+    for name in classifier_names(model):
+        layers = [f"{name}.{part}".rstrip(".") for part, _ in model.get_submodule(name).named_modules()]
+        matrices = [layer for layer in layers if f"{layer}.weight" in new and _weight(model, layer).ndim > 1]
+        # Of a classifier of several layers only the last: two small ones in a row would learn very slowly.
+        for layer in matrices[-1:]:
+            nn.init.normal_(_weight(model, layer), std=HEAD_STD)
+            if f"{layer}.bias" in new:
+                nn.init.zeros_(model.get_parameter(f"{layer}.bias"))
+
+
+def head_tensors(model: nn.Module) -> list[str]:
+    """Return the names of the classifier's tensors."""
+    head = tuple(f"{name}." for name in classifier_names(model))
+    return [name for name in model.state_dict() if name.startswith(head)]
+
+
+def _weight(model: nn.Module, layer: str) -> Tensor:
+    return model.get_parameter(f"{layer}.weight")
 
 
 def _misfits(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
