@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import nullcontext
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import timm
 import torch
+from timm.models import load_model_config_from_hf, parse_model_name
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlops_img.config import ModelConfig
+from mlops_img.custom_model import create_custom
 from mlops_img.errors import UserError, did_you_mean
-from mlops_img.weights import classifier_names, first_line, hub_or_cache, load_matching_weights
+from mlops_img.weights import classifier_names, head_tensors, load_matching_weights, start_head_small
+from mlops_img.weights_file import first_line
+from mlops_img.weights_location import hub_or_cache, is_on_hub
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,8 +43,12 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int, *, load_
     if config.stem_stride is not None:
         shrink_stem(model, config.stem_stride)
     _try_out(model, config, num_classes, image_size)
-    if load_weights and config.weights not in ("none", "hub"):
-        load_matching_weights(model, Path(config.weights))
+    if pretrained and num_classes != (getattr(model, "pretrained_cfg", None) or {}).get("num_classes"):
+        # The one case in which timm leaves out the classifier of its weights.
+        start_head_small(model, head_tensors(model), "hub's weights")
+    elif load_weights and config.weights not in ("none", "hub"):
+        architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+        load_matching_weights(model, config.weights, architecture or (None if config._target_ else config.name))
     if config.freeze != "none":
         freeze(model, config.freeze)
     return model
@@ -59,7 +65,7 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
     if config.in_chans not in (1, 3):
         raise UserError(f"model.in_chans={config.in_chans}: images are RGB; use 3, or 1 for their grey value")
     if config._target_ is not None:
-        return _create_own(config._target_, config, num_classes)
+        return create_custom(config._target_, config, num_classes)
     switches = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
     if not config.zero_init_residual:
         switches["zero_init_last"] = False
@@ -68,34 +74,16 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
     if _takes_image_size(config.name):
         options.setdefault("img_size", image_size)
     try:
-        with hub_or_cache() if pretrained else nullcontext():
+        with hub_or_cache() if pretrained or is_on_hub(config.name) else nullcontext():
             return _create_timm(config.name, pretrained, options, off)
     except Exception as error:
         # timm checks options by all kinds of errors; the hub's client and safetensors have some of their own.
         if pretrained and not isinstance(error, TypeError | AssertionError | ValueError):
             raise UserError(
-                f"model.weights=hub: the weights of {config.name} could not be had ({first_line(error)}). "
+                f"model.weights=hub: the weights of {config.name} could not be downloaded ({first_line(error)}). "
                 "Check the network, or use model.weights=none or model.weights=<file>"
             ) from None
         raise UserError(f"model {config.name}: {first_line(error)}. Check model.kwargs and data.image_size") from None
-
-
-def _create_own(target: str, config: ModelConfig, num_classes: int) -> nn.Module:
-    from hydra.utils import get_method
-
-    if config.weights == "hub":
-        raise UserError(f"model.weights=hub: the hub has no weights for {target}. Use none or the path of a file")
-    options = {"num_classes": num_classes, "in_chans": config.in_chans, **config.kwargs}
-    try:
-        make = get_method(target)
-        inspect.signature(make).bind(**options)
-    except (ImportError, TypeError, ValueError) as error:
-        raise UserError(
-            f"model._target_={target}: {first_line(error)}. It must be the import path of a class or "
-            f"function that takes {', '.join(options)}"
-        ) from None
-    own: nn.Module = make(**options)
-    return own
 
 
 def _create_timm(name: str, pretrained: bool, options: dict[str, Any], off: set[str]) -> nn.Module:
@@ -115,6 +103,8 @@ def _takes_image_size(name: str) -> bool:
     Raises:
         UserError: timm has no such model, or none with such weights.
     """
+    if is_on_hub(name):
+        return bool(_config_on_hub(name).get("fixed_input_size"))
     architecture = name.partition(".")[0]
     if not timm.is_model(name):
         raise UserError(
@@ -130,6 +120,21 @@ def _takes_image_size(name: str) -> bool:
             f"model.name: timm has {architecture}, but no weights {name!r}. Use {' or '.join([architecture, *tags])}"
         ) from None
     return known is not None and known.fixed_input_size
+
+
+def _config_on_hub(name: str) -> dict[str, Any]:
+    """Return timm's configuration of the weights in a repository of the hub."""
+    try:
+        with hub_or_cache():
+            config, architecture, _ = load_model_config_from_hf(parse_model_name(name)[1])
+    except Exception as error:  # the hub's client has many errors of its own
+        raise UserError(
+            f"model.name={name}: its config.json could not be downloaded ({first_line(error)}). "
+            "Check the name and the network"
+        ) from None
+    if not timm.is_model(architecture):
+        raise UserError(f"model.name={name} is a {architecture!r}, which is not a model of this version of timm")
+    return dict(config)
 
 
 def _try_out(model: nn.Module, config: ModelConfig, num_classes: int, image_size: int) -> None:

@@ -1,49 +1,157 @@
-"""First weights of a model: from a file, or from the hub of timm's weights."""
+"""First weights of a model: those that fit, under the names that it has; the classifier may be another."""
 
 from __future__ import annotations
 
-import pickle
+import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import torch
-from huggingface_hub import constants, get_session
-from safetensors.torch import load_file
-from timm.models import adapt_input_conv, clean_state_dict
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from mlops_img.errors import UserError
+from mlops_img.weights_location import find_weights
 
-HUB_TIMEOUT = 5.0  # seconds
+HEAD_STD = 0.001  # of a new classifier's weights beside a trained backbone
+NEARLY_ALL = 0.9  # of a model's tensors must be found under a prefix for it to count as one
+
+log = logging.getLogger(__name__)
 
 
-def load_matching_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file, a PyTorch state dict or a checkpoint of ours; its classifier may differ.
+def load_matching_weights(model: nn.Module, location: str, architecture: str | None = None) -> None:
+    """Load what `location` names into the model; the classifier may have other classes.
 
     Position embeddings are resampled and the first convolution's channels summed where the model of this
-    configuration differs in them, as timm does for its own weights.
+    configuration differs in them, as timm does for its own weights. A prefix that the names of all tensors have on
+    one side only is left out.
+
+    Args:
+        model: takes the weights.
+        location: see `mlops_img.weights_location.find_weights`.
+        architecture: timm's name of the model, None for another. There is a warning where the weights name another.
 
     Raises:
-        UserError: no such file, not a weights file, or the weights of another architecture.
+        UserError: no weights there, or those of another architecture.
     """
-    state = read_weights(path)
-    misfits = _misfits(model, state)
-    if misfits:
-        state = _converted(model, state)
-        misfits = _misfits(model, state)
+    weights = find_weights(location)
+    given = {_without_wrappers(name): tensor for name, tensor in weights.state.items()}
     own = model.state_dict()
-    if misfits:
-        wrong = misfits[0]
-        shapes = [tuple(tensors[wrong].shape) if wrong in tensors else "missing" for tensors in (own, state)]
-        raise UserError(
-            f"model.weights: {path} holds the weights of another architecture: {len(misfits)} of "
-            f"{len(own.keys() | state.keys())} tensors do not fit, e.g. {wrong} is {shapes[0]} in the model and "
-            f"{shapes[1]} in the file. Set model.name (and model.kwargs) to what was trained"
-        )
+    state = _matched(model, given, location)
+    if state is None:
+        raise UserError(f"model.weights: {location} {_difference(model, given, weights.architecture)}")
     fitting = {name: tensor for name, tensor in state.items() if _fits(own.get(name), tensor)}
+    _refuse_non_finite(model, fitting, location)
+    if architecture is not None and weights.architecture is not None:
+        _warn_of_other_architecture(location, weights.architecture, architecture)
     model.load_state_dict(fitting, strict=False)
+    start_head_small(model, [name for name in own if name not in fitting and own[name].is_floating_point()], "file")
+
+
+def start_head_small(model: nn.Module, new: list[str], source: str) -> None:
+    """Draw a classifier that did not come with the weights from N(0, `HEAD_STD`), with a bias of 0.
+
+    Some families of timm draw it so wide that the first loss is several times log(classes), and its gradients
+    damage the backbone before the classifier has learned anything.
+
+    Args:
+        model: its backbone has its weights.
+        new: names of the tensors that the weights did not hold.
+        source: where the weights came from, for the log.
+    """
+    if not new:
+        return
+    log.info("model.weights: new tensors, not in the %s: %s", source, ", ".join(new))
+    for name in classifier_names(model):
+        layers = [f"{name}.{part}".rstrip(".") for part, _ in model.get_submodule(name).named_modules()]
+        matrices = [layer for layer in layers if f"{layer}.weight" in new and _weight(model, layer).ndim > 1]
+        # Of a classifier of several layers only the last: two small ones in a row would learn very slowly.
+        for layer in matrices[-1:]:
+            nn.init.normal_(_weight(model, layer), std=HEAD_STD)
+            if f"{layer}.bias" in new:
+                nn.init.zeros_(model.get_parameter(f"{layer}.bias"))
+
+
+def head_tensors(model: nn.Module) -> list[str]:
+    """Return the names of the classifier's tensors."""
+    head = tuple(f"{name}." for name in classifier_names(model))
+    return [name for name in model.state_dict() if name.startswith(head)]
+
+
+def classifier_names(model: nn.Module) -> list[str]:
+    """Return the names of the modules that map features to logits."""
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or []
+    if name:
+        return [name] if isinstance(name, str) else list(name)
+    for kind in (nn.Linear, nn.Conv2d):
+        layers = [name for name, module in model.named_modules() if isinstance(module, kind)]
+        if layers:
+            return layers[-1:]
+    return []
+
+
+def _weight(model: nn.Module, layer: str) -> Tensor:
+    return model.get_parameter(f"{layer}.weight")
+
+
+def _without_wrappers(name: str) -> str:
+    """Take out of a tensor's name what torch.compile and DistributedDataParallel put in, in any order."""
+    name = name.replace("_orig_mod.", "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def _matched(model: nn.Module, given: dict[str, Tensor], location: str) -> dict[str, Tensor] | None:
+    """Return the weights under the model's names, or None if they do not fit.
+
+    Raises:
+        UserError: they fit under more than one prefix.
+    """
+    if (state := _converted_to_fit(model, given)) is not None:
+        return state
+    own = model.state_dict()
+    fits = {}
+    for prefix in _prefixes(own, given):
+        inner = {name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)}
+        if (state := _converted_to_fit(model, inner)) is not None:
+            fits[prefix] = state
+    averaged = [prefix for prefix in fits if "ema" in prefix.lower()]
+    if len(fits) > 1 and len(averaged) != 1:
+        raise UserError(
+            f"model.weights: {location} holds this architecture more than once, under {' and '.join(fits)}. "
+            "Save the tensors of one of them"
+        )
+    for prefix in averaged or fits:
+        left = [name for name in given if not name.startswith(prefix)]
+        others = f", and the tensors without it: {len(left)}, e.g. {left[0]}" if left else ""
+        log.info("model.weights: left out the prefix %s of the names in the file%s", prefix, others)
+        return fits[prefix]
+    for prefix in _prefixes(given, own):
+        outer = {f"{prefix}{name}": tensor for name, tensor in given.items()}
+        if (state := _converted_to_fit(model, outer)) is not None:
+            log.info("model.weights: put the prefix %s before the names in the file", prefix)
+            return state
+    return None
+
+
+def _prefixes(short: Iterable[str], long: Iterable[str]) -> list[str]:
+    """Return the prefixes with which nearly all of the short names are among the long ones, e.g. model."""
+    short, long = set(short), list(long)
+    found = Counter(name[:place] for name in long for place in _after_dots(name) if name[place:] in short)
+    return [prefix for prefix, count in found.items() if count >= NEARLY_ALL * (len(short) - 4)]
+
+
+def _after_dots(name: str) -> Iterator[int]:
+    return (place + 1 for place, letter in enumerate(name) if letter == ".")
+
+
+def _converted_to_fit(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    if not _misfits(model, state):
+        return state
+    state = _converted(model, state)
+    return None if _misfits(model, state) else state
 
 
 def _misfits(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
@@ -61,7 +169,9 @@ def _misfits(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
 
 
 def _fits(own: Tensor | None, given: Tensor | None) -> bool:
-    return own is not None and given is not None and own.shape == given.shape
+    if own is None or given is None or own.shape != given.shape:
+        return False
+    return given.is_floating_point() or not own.is_floating_point()  # quantized weights need their scales
 
 
 def _converted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -79,68 +189,66 @@ def _converted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a file, without running any code that the file may hold.
+def _difference(model: nn.Module, given: dict[str, Tensor], named: str | None) -> str:
+    """Say why the weights do not fit the model, with an example."""
+    own, state = model.state_dict(), _converted(model, given)
+    pair = _same_shapes(own, given)
+    if pair is not None:
+        return (
+            "has tensors of the same shapes as the model, under other names, "
+            f"e.g. {pair[1]} in the file and {pair[0]} in the model. Rename them"
+        )
+    misfits = _misfits(model, state)
+    wrong = misfits[0]
+    shapes = [
+        f"{tuple(tensors[wrong].shape)} {tensors[wrong].dtype}".removesuffix(" torch.float32")
+        if wrong in tensors
+        else "missing"
+        for tensors in (own, state)
+    ]
+    return (
+        f"holds the weights of another architecture{f' ({named})' if named else ''}: {len(misfits)} of "
+        f"{len(own.keys() | state.keys())} tensors do not fit, e.g. {wrong} is {shapes[0]} in the model and "
+        f"{shapes[1]} in the file. Set model.name (and model.kwargs) to what was trained"
+    )
 
-    Raises:
-        UserError: no such file, or no weights in it.
+
+def _same_shapes(own: dict[str, Tensor], given: dict[str, Tensor]) -> tuple[str, str] | None:
+    """Return a pair of names that may mean the same tensor, if all shapes of the model are those of the file.
+
+    One matrix, a classifier's, may differ.
     """
-    if not path.is_file():
-        raise UserError(f"model.weights: file {path} does not exist. Use none, hub or the path of a weights file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"model.weights: {path} is no weights file, or holds more than tensors, which could be code and is "
-            "not loaded. Save it as safetensors or as a plain state dict"
-        ) from None
-    except Exception as error:  # safetensors, zip and torch each have errors of their own
-        raise UserError(f"model.weights: {path} is no weights file: {first_line(error)}") from None
-    # Checkpoints of ours and of timm: the averaged weights before the others.
-    for key in ("ema", "state_dict_ema", "model_ema", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    tensors = content.items() if isinstance(content, dict) else ()
-    state = clean_state_dict({name: tensor for name, tensor in tensors if isinstance(tensor, Tensor)})
-    if not state:
-        raise UserError(f"model.weights: {path} holds no state dict. Save model.state_dict()")
-    return state
+    ours, theirs = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.ndim > 1} for tensors in (own, given)
+    )
+    counts, other = Counter(ours.values()), Counter(theirs.values())
+    if (counts - other).total() > 1 or (other - counts).total() > 1:
+        return None
+    pairs = [
+        (name, match)
+        for name, shape in ours.items()
+        for match, their_shape in theirs.items()
+        if shape == their_shape and name not in given and match not in own
+    ]
+    return min(pairs, key=lambda pair: counts[ours[pair[0]]], default=None)
 
 
-def classifier_names(model: nn.Module) -> list[str]:
-    """Return the names of the modules that map features to logits."""
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or []
-    if name:
-        return [name] if isinstance(name, str) else list(name)
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return linear[-1:]
+def _refuse_non_finite(model: nn.Module, state: dict[str, Tensor], location: str) -> None:
+    for name, _ in model.named_parameters():
+        if name in state and not state[name].to(torch.float32).isfinite().all():
+            raise UserError(
+                f"model.weights: {location}: tensor {name} holds NaN or infinity: its training had failed. "
+                "Use an earlier checkpoint"
+            )
 
 
-@contextmanager
-def hub_or_cache() -> Iterator[None]:
-    """Inside the block the Hugging Face client looks into its cache alone if the hub does not answer.
-
-    By itself it would retry for most of a minute before it says so.
-    """
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _hub_answers()
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _hub_answers() -> bool:
-    try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-    except Exception:  # no name, no route, no certificate, offline mode: all mean no
-        return False
-    return True
-
-
-def first_line(error: Exception) -> str:
-    """Return what the error says, without its further lines."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _warn_of_other_architecture(location: str, named: str, built: str) -> None:
+    if named.partition(".")[0] != built.partition(".")[0]:
+        log.warning(
+            "model.weights: %s is of the architecture %s, and the model is %s: all shapes fit, yet the two may "
+            "compute differently (models with tf_ pad otherwise). Use model.name=%s if that is meant",
+            location,
+            named,
+            built,
+            named,
+        )

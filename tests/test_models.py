@@ -191,12 +191,53 @@ def test_own_class_is_called_with_classes_channels_and_kwargs() -> None:
         ({"_target_": "no_such_package.Net"}, "no_such_package"),
         ({"_target_": f"{__name__}.TinyNet", "kwargs": {"depth": 3}}, "depth"),
         ({"_target_": f"{__name__}.TinyNet", "weights": "hub"}, "hub has no weights"),
+        ({"_target_": "torchvision.models.resnet18", "kwargs": {"no_such_option": 1}}, "no_such_option"),
+        (
+            {"_target_": "torchvision.models.resnet18", "in_chans": 1},
+            r"model\.in_chans=1: .*resnet18 takes no in_chans",
+        ),
         ({"_target_": f"{__name__}.Headless"}, r"logits of shape \(1, 3\)"),
     ],
 )
 def test_own_class_that_cannot_be_used_is_a_users_mistake(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build("custom", **options)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
+def test_torchvision_models_are_classes_of_ones_own(name: str) -> None:
+    model = build("custom", _target_=f"torchvision.models.{name}", side=64)
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+    assert classifier_names(model)[0] in ("fc", "classifier.1", "classifier.3")
+
+
+def forwarding(**options: Any) -> nn.Module:
+    """Hands on whatever it is called with."""
+    return TinyNet(**options)
+
+
+def colour_only(num_classes: int) -> nn.Module:
+    return TinyNet(num_classes, in_chans=3)
+
+
+def faulty(**options: Any) -> nn.Module:
+    raise TypeError("a fault in this function")
+
+
+def test_function_that_hands_its_options_on_gets_in_chans() -> None:
+    model = build("custom", _target_=f"{__name__}.forwarding", in_chans=1)
+    assert model.get_parameter("stem.weight").shape[1] == 1
+
+
+def test_class_without_in_chans_takes_colour_images_only() -> None:
+    assert build("custom", _target_=f"{__name__}.colour_only")(torch.randn(2, 3, SIDE, SIDE)).shape == (2, 3)
+    with pytest.raises(UserError, match=r"model\.in_chans=1: .*colour_only takes no in_chans"):
+        build("custom", _target_=f"{__name__}.colour_only", in_chans=1)
+
+
+def test_type_error_inside_an_own_class_keeps_its_traceback() -> None:
+    with pytest.raises(TypeError, match="a fault in this function"):
+        build("custom", _target_=f"{__name__}.faulty")
 
 
 # --- freezing ----------------------------------------------------------------------------------------

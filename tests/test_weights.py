@@ -235,7 +235,9 @@ def test_checkpoint_to_come_needs_no_hub(hub_cache: Path) -> None:
 
 
 def test_missing_hub_weights_say_so_in_one_line(hub_cache: Path) -> None:
-    with pytest.raises(UserError, match=r"weights of test_resnet could not be had.*model\.weights=none") as caught:
+    with pytest.raises(
+        UserError, match=r"weights of test_resnet could not be downloaded.*model\.weights=none"
+    ) as caught:
         build("test_resnet", weights="hub")
     assert "\n" not in str(caught.value)
 
@@ -250,7 +252,7 @@ def test_unreachable_hub_fails_within_seconds_and_does_not_stop_cached_weights(
 ) -> None:
     point_to(monkeypatch, "http://127.0.0.1:9")  # nothing listens there
     started = time.monotonic()
-    with pytest.raises(UserError, match="could not be had"):
+    with pytest.raises(UserError, match="could not be downloaded"):
         build("test_resnet", weights="hub")
     assert time.monotonic() - started < 10  # the client by itself goes on trying for three quarters of a minute
     assert constants.HF_HUB_OFFLINE is False
