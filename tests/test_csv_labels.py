@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Outcome
 from source_tables import save, table_of
 
 from mlops_img.config import AuditConfig, Config
+from mlops_img.data import csv_source
 from mlops_img.data.audit import run as run_audit
 from mlops_img.data.checks import load_dataset
 from mlops_img.data.config import CsvConfig
@@ -183,3 +187,24 @@ def test_labels_follow_the_order_of_a_trained_models_classes(images: Path) -> No
         assert named[0] == named[1] == [labels[int(Path(path).stem)] for path in old.split(split).paths]
     assert old.fingerprint != new.fingerprint
     assert load_dataset(config, classes=["0", "10", "3"]).classes == ["0", "2", "10"]
+
+
+def test_a_run_whose_numeric_classes_are_sorted_as_text_goes_on_and_is_evaluated(
+    train: Callable[..., Outcome], command: Callable[..., Outcome], images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed(images, [("0", "2", "10")[number % 3] for number in range(12)])
+    data = ("data=csv", f"data.root={images}", "train.batch_size=2")
+    with monkeypatch.context() as before:
+        before.setattr(csv_source, "sorted_classes", lambda labels: sorted(set(labels)))
+        assert train("hydra.run.dir=runs/a", "train.epochs=1", *data).code == 0
+    result = Path("runs/a/evaluation/test.json")
+    trained = json.loads(result.read_text())
+    assert trained["classes"] == ["0", "10", "2"]
+    result.unlink()
+    evaluated = command("mlops_img.evaluate", "run=runs/a", "train.precision=fp32")
+    assert evaluated.code == 0, evaluated.err
+    assert "has changed since the training" not in evaluated.out + evaluated.err
+    assert json.loads(result.read_text())["confusion"] == trained["confusion"]
+    resumed = command("mlops_img.train", "resume=runs/a", "train.epochs=2")
+    assert resumed.code == 0, resumed.err
+    assert json.loads(result.read_text())["classes"] == ["0", "10", "2"]

@@ -239,8 +239,8 @@ def test_an_empty_file_name_is_refused_with_its_line(kaggle: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ('000,"a\n001,"b"', "line 2: the label holds a line break: 'a\\n001,b'. Check its double quotes"),
-        ('"000\n001",b', "line 2: no file '000\\n001'. Check the double quotes"),
+        ('000,"a\n001,"b"', "line 2: there is a line break in the label 'a\\n001,b\"'. Check its"),
+        ('"000\n001",b', "line 2: there is a line break in the file name '000\\n001'"),
     ],
 )
 def test_a_quote_that_is_closed_in_another_line_is_found(kaggle: Path, rows: str, said: str) -> None:

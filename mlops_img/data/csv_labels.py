@@ -16,7 +16,7 @@ from mlops_img.data.csv_reader import CsvRows
 from mlops_img.errors import UserError
 
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
-WHOLE_AS_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
+WHOLE_AS_FLOAT = re.compile(r"[-+]?[0-9]+\.0+")
 NAMED_LABELS = 3
 
 log = logging.getLogger(__name__)
@@ -35,23 +35,26 @@ def clean_labels(labels: Sequence[str], rows: CsvRows) -> list[str]:
     Raises:
         UserError: a label holds a line break.
     """
-    path = rows.path
     stripped = [label.strip() for label in labels]
     for line, label in zip(rows.lines, stripped, strict=True):
         if "\n" in label or "\r" in label:
-            raise UserError(
-                f"{path}, line {line}: there is a line break in the label {label!r:.40}. Check its double quotes"
-            )
+            reason = f"there is a line break in the label {label!r:.40}"
+            raise UserError(f"{rows.path}, line {line}: {reason}. Check its double quotes")
     padded = Counter(label for label in labels if label.strip() and label != label.strip())
     if padded:
-        log.warning("%s: blanks around labels are ignored: %s", path, _counts(padded))
-    counts = Counter(label for label in stripped if label)
+        log.warning("%s: blanks around labels are ignored: %s", rows.path, _counts(padded))
+    whole = _whole_numbers(stripped, rows.path)
+    _warn_of_similar(Counter(filter(None, whole)), rows.path)
+    return whole
+
+
+def _whole_numbers(labels: list[str], path: Path) -> list[str]:
+    counts = Counter(filter(None, labels))
     floats = Counter({label: count for label, count in counts.items() if WHOLE_AS_FLOAT.fullmatch(label)})
-    if floats and len(floats) < len(counts) and all(map(NUMBER.fullmatch, counts)):
-        log.warning("%s: labels are taken as whole numbers, 1.0 as 1: %s", path, _counts(floats))
-        stripped = [WHOLE_AS_FLOAT.sub(r"\1", label) for label in stripped]
-    _warn_of_similar(Counter(label for label in stripped if label), path)
-    return stripped
+    if not floats or len(floats) == len(counts) or not all(map(NUMBER.fullmatch, counts)):
+        return labels
+    log.warning("%s: labels are taken as whole numbers, 1.0 as 1: %s", path, _counts(floats))
+    return [label.split(".")[0] if label in floats else label for label in labels]
 
 
 def sorted_classes(labels: Iterable[str]) -> list[str]:

@@ -129,17 +129,20 @@ class Csv:
         found = [images.find(row.file) if row.file.strip() else None for row in rows]
         missing = [row for row, file in zip(rows, found, strict=True) if file is None]
         if missing:
-            line, name = missing[0].line, missing[0].file
-            count = f"{len(missing)} of {len(rows)} files are missing" if len(missing) > 1 else "1 file is missing"
-            if not name.strip():
-                raise UserError(f"{path}, line {line}: there is no file name. Fill it in or delete the line")
-            if "\n" in name or "\r" in name:
-                raise UserError(
-                    f"{path}, line {line}: no file {name!r:.60}. Check the double quotes: it has a line break"
-                )
-            reason, fix = images.why_missing(name)
-            raise UserError(f"{path}, line {line}: file {reason} ({count}). {fix}")
+            raise _missing_files(missing, len(rows), images, path)
         return [row._replace(file=file) for row, file in zip(rows, found, strict=True) if file is not None]
+
+
+def _missing_files(missing: list[Row], total: int, images: ImageFiles, path: Path) -> UserError:
+    """Return the error that names the first of the files that do not exist, and what would help."""
+    place, name = f"{path}, line {missing[0].line}", missing[0].file
+    if not name.strip():
+        return UserError(f"{place}: there is no file name. Fill it in or delete the line")
+    if "\n" in name or "\r" in name:
+        return UserError(f"{place}: there is a line break in the file name {name!r:.40}. Check its double quotes")
+    reason, fix = images.why_missing(name)
+    count = f"{len(missing)} of {total} files are missing" if len(missing) > 1 else "1 file is missing"
+    return UserError(f"{place}: file {reason} ({count}). {fix}")
 
 
 def _each_file_once(rows: list[Row], path: Path) -> list[Row]:
