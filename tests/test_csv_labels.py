@@ -14,6 +14,7 @@ from source_tables import save, table_of
 
 from mlops_img.config import AuditConfig, Config
 from mlops_img.data import csv_source
+from mlops_img.data.audit import audit
 from mlops_img.data.audit import run as run_audit
 from mlops_img.data.checks import load_dataset
 from mlops_img.data.config import CsvConfig
@@ -208,3 +209,23 @@ def test_a_run_whose_numeric_classes_are_sorted_as_text_goes_on_and_is_evaluated
     resumed = command("mlops_img.train", "resume=runs/a", "train.epochs=2")
     assert resumed.code == 0, resumed.err
     assert json.loads(result.read_text())["classes"] == ["0", "10", "2"]
+
+
+# The audit.
+
+
+def test_the_audit_reads_such_tables_and_names_what_is_wrong_with_them(images: Path) -> None:
+    lines = [f"{number}.png;{('1', '0')[number % 2]};{number % 2};" for number in range(12)]
+    (images / "labels.csv").write_bytes("\n".join(["file;café;dog", *lines, "no.png;0;0"]).encode("latin-1"))
+    config = CsvConfig(
+        root=str(images), encoding="latin-1", label_columns=["café", "dog"], on_missing_label="skip", val_fraction=0.2
+    )
+    findings = audit(AuditConfig(data=config))
+    assert findings.classes == ["café", "dog"]
+    assert sum(split.images for split in findings.splits.values()) == 12
+    assert findings.ok
+    listed(images, ["a", "b"])
+    with (images / "labels.csv").open("a") as file:
+        file.write("0.png,b\n")
+    with pytest.raises(UserError, match="has two labels: 'a' in line 2 and 'b' in line 4"):
+        audit(AuditConfig(data=CsvConfig(root=str(images))))

@@ -63,15 +63,22 @@ def test_the_named_columns_tell_the_separator(path: Path, header: str, separator
 
 def test_the_separator_may_be_given(path: Path) -> None:
     assert rows_of(path, "file:label\na:x\n", separator=":").cells == [["a", "x"]]
+    for name, character in (("comma", ","), ("semicolon", ";"), ("pipe", "|")):
+        assert rows_of(path, f"file{character}label\na b{character}x\n", separator=name).cells == [["a b", "x"]]
     for name in ("tab", "\\t", "\t"):
         assert rows_of(path, "file\tlabel\na b\tx\n", separator=name).cells == [["a b", "x"]]
     assert rows_of(path, "file label\na x\n", separator="space").cells == [["a", "x"]]
 
 
-@pytest.mark.parametrize("separator", ["", ";;", '"', "\n", "comma"])
+@pytest.mark.parametrize("separator", ["", ";;", '"', "\n", "colon"])
 def test_what_cannot_separate_is_refused(path: Path, separator: str) -> None:
     message = refused(path, "file,label\na,x\n", separator=separator)
-    assert "it must be one character, tab or space" in message
+    assert "it must be one character, or comma, semicolon, tab" in message
+
+
+def test_a_given_separator_that_the_table_does_not_have_is_refused(path: Path) -> None:
+    message = refused(path, "file;label\na;x\n", separator="tab")
+    assert message.endswith("has only one column with data.separator='tab'. Find it with data.separator=null")
 
 
 def test_the_first_line_of_excel_that_names_the_separator(path: Path) -> None:

@@ -62,7 +62,8 @@ class CsvConfig(DataConfig):
     # The table: a path relative to `root`, an absolute one, or one below ~. Its first line names the columns.
     # It may be compressed (.gz, .bz2, .xz, .zip).
     table: str = "labels.csv"
-    # What separates the columns: one character, or tab or space; null finds out (comma, semicolon, tab or |).
+    # What separates the columns: comma, semicolon, tab, pipe, space, or any one character; null: found by the
+    # first line (comma, semicolon, tab or pipe).
     separator: str | None = None
     # Text encoding, e.g. latin-1, cp1252 or utf-16; null: by the byte-order mark if there is one, else utf-8.
     encoding: str | None = None

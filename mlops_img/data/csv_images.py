@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SEARCHED_FOLDERS = 100
@@ -23,7 +22,7 @@ class ImageFiles:
         prefix, suffix: what stands before and after each name.
     """
 
-    root: Path
+    root: str
     prefix: str = ""
     suffix: str = ""
     _listings: dict[str, set[str]] = field(default_factory=dict, repr=False)
@@ -34,12 +33,12 @@ class ImageFiles:
         Where there is no file of the name as written, blanks around it are ignored, and a backslash separates
         folders.
         """
+        path = self._path(f"{self.prefix}{name}{self.suffix}")
+        if self._exists(path):
+            return path
         stripped = f"{self.prefix}{name.strip()}{self.suffix}"
-        for spelling in dict.fromkeys((f"{self.prefix}{name}{self.suffix}", stripped, stripped.replace("\\", "/"))):
-            path = self._path(spelling)
-            if self._exists(path):
-                return path
-        return None
+        others = (self._path(spelling) for spelling in (stripped, stripped.replace("\\", "/")))
+        return next((other for other in others if other != path and self._exists(other)), None)
 
     def why_missing(self, name: str) -> tuple[str, str]:
         """Return what is wrong with a name that `find` finds no file for, and how to fix it."""

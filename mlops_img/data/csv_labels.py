@@ -97,7 +97,7 @@ def one_hot_hint(rows: CsvRows, others: Sequence[str | None]) -> str:
     if len(names) < 2 or any(min(_flags([row[number] for row in rows.cells])) < 0 for number in numbers):
         return ""
     listed = ",".join(names[:NAMED_LABELS] + ["..."] * (len(names) > NAMED_LABELS))
-    return f" Its other columns hold 0 and 1: if there is one for each class, set data.label_columns=[{listed}]."
+    return f" Its other columns hold 0 and 1: with one column per class, set data.label_columns=[{listed}]; else set"
 
 
 def _flags(cells: list[str]) -> list[int]:

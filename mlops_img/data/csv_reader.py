@@ -19,7 +19,8 @@ from pathlib import Path
 from mlops_img.errors import UserError, did_you_mean
 
 SEPARATORS = (",", ";", "\t", "|")
-SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t", "space": " "}
+# For command lines, where a shell and Hydra have uses of their own for such characters.
+SEPARATOR_NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " "}
 # UTF-32 first: its mark begins as UTF-16's does.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -64,7 +65,7 @@ class CsvRows:
         if name not in self.columns:
             raise UserError(
                 f"{self.path} has no column {name!r}; it has {', '.join(self.columns)}."
-                f"{hint or did_you_mean(name, self.columns)} Set data.{key}=..."
+                f"{hint or did_you_mean(name, self.columns) + ' Set'} data.{key}=..."
             )
         if self.columns.count(name) > 1:
             raise UserError(f"{self.path} has {self.columns.count(name)} columns named {name!r}. Rename all but one")
@@ -80,7 +81,7 @@ def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, en
     Args:
         path: of the file; .gz, .bz2, .xz and .zip are decompressed.
         wanted: names of columns, which tell the separator where it is not given.
-        separator: one character, "tab" or "space"; None finds it in the header.
+        separator: one character, or its name in `SEPARATOR_NAMES`; None finds it in the header.
         encoding: of the text; None is UTF-8, or what a byte-order mark names.
 
     Raises:
@@ -95,6 +96,10 @@ def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, en
     delimiter = _find_separator(text, wanted, path) if separator is None else _check_separator(separator)
     records = _records(text, delimiter, path)
     columns = _names(next(records)[1])
+    if len(columns) < 2:
+        raise UserError(
+            f"{path} has only one column with data.separator={separator!r}. Find it with data.separator=null"
+        )
     lines, cells = [], []
     for line, record in records:
         lines.append(line)
@@ -179,7 +184,9 @@ def _wrong_encoding(data: bytes, codec: str, error: UnicodeDecodeError, path: Pa
 def _check_separator(separator: str) -> str:
     character = SEPARATOR_NAMES.get(separator, separator)
     if len(character) != 1 or character in '"\r\n':
-        raise UserError(f"data.separator={separator!r}: it must be one character, tab or space, or null to find it")
+        raise UserError(
+            f"data.separator={separator!r}: it must be one character, or comma, semicolon, tab, pipe, space or null"
+        )
     return character
 
 

@@ -125,7 +125,7 @@ class Csv:
         Raises:
             UserError: a file does not exist; names the first one.
         """
-        images = ImageFiles(root, os.path.expanduser(self.config.file_prefix), self.config.file_suffix)
+        images = ImageFiles(str(root), os.path.expanduser(self.config.file_prefix), self.config.file_suffix)
         found = [images.find(row.file) if row.file.strip() else None for row in rows]
         missing = [row for row, file in zip(rows, found, strict=True) if file is None]
         if missing:
