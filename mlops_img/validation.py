@@ -7,7 +7,7 @@ from typing import Any
 
 from mlops_img.compression.config import BenchmarkConfig, ExportConfig
 from mlops_img.config import Config
-from mlops_img.data.config import DataConfig
+from mlops_img.data.config import CsvConfig, DataConfig
 from mlops_img.errors import UserError, did_you_mean
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -79,7 +79,7 @@ def validate(config: Config) -> None:
         value = _value(config, key)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"{key}={value}: it must lie between 0 and 1")
-    _validate_data(config.data)
+    validate_data(config.data)
     if not 0 <= config.augment.randaugment_magnitude <= 30:
         raise UserError(f"augment.randaugment_magnitude={config.augment.randaugment_magnitude}: it must lie in 0..30")
     if config.augment.hue_jitter > 0.5:
@@ -90,7 +90,12 @@ def validate(config: Config) -> None:
             raise UserError(f"{key}={value}: it takes two numbers above 0, the smaller first, e.g. [0.5, 1.0]")
 
 
-def _validate_data(config: DataConfig) -> None:
+def validate_data(config: DataConfig) -> None:
+    """Check the group `data`.
+
+    Raises:
+        UserError: the first key that cannot be; says what it may be.
+    """
     if config.crop_pct <= 0:
         raise UserError(f"data.crop_pct={config.crop_pct}: it must be more than 0")
     for key in ("mean", "std"):
@@ -99,6 +104,22 @@ def _validate_data(config: DataConfig) -> None:
             raise UserError(f"data.{key}={value}: it takes one number for each of red, green and blue")
     if config.std is not None and min(config.std) <= 0:
         raise UserError(f"data.std={config.std}: each must be more than 0")
+    if isinstance(config, CsvConfig):
+        _validate_csv(config)
+
+
+def _validate_csv(config: CsvConfig) -> None:
+    check_choice("data.on_missing_label", config.on_missing_label, ("raise", "skip"))
+    names = config.label_columns
+    if names is None:
+        return
+    if config.label_column != CsvConfig.label_column:
+        raise UserError(
+            f"data.label_column={config.label_column} and data.label_columns={names}: "
+            "set one of them, label_columns for one column of 0 and 1 per class"
+        )
+    if len(set(names)) < max(2, len(names)):
+        raise UserError(f"data.label_columns={names}: name at least two columns, each once")
 
 
 def check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:

@@ -28,7 +28,7 @@ def fine_tune(run: FinishedRun, model: nn.Module, options: PruneConfig) -> nn.Mo
     config.train.epochs, config.train.max_steps = options.epochs, None
     config.train.precision, config.train.ema_decay = "auto", None
     config.optim.lr *= options.lr_fraction
-    setup = set_up(config, model=model.train())
+    setup = set_up(config, model=model.train(), classes=run.trained.classes)
     images = setup.dataset.train
     batches = skip_or_raise(training_batches(setup), images, {} if config.data.on_bad_image == "skip" else None)
     fit(setup.state, batches, setup.recipe, setup.every, Telling())

@@ -29,6 +29,7 @@ from mlops_img.data.sources import Table, open_source
 from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import EXIT_FAILED, UserError
 from mlops_img.storage import write_json
+from mlops_img.validation import validate_data
 
 
 def audit(config: AuditConfig) -> Findings:
@@ -100,6 +101,7 @@ def output_path(config: AuditConfig) -> Path:
 
 def run(config: AuditConfig) -> None:
     """Audit, print, write; leave with `EXIT_FAILED` where the data need mending."""
+    validate_data(config.data)
     path = output_path(config)
     findings = audit(config)
     write_findings(findings, path)

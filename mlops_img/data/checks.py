@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,14 +38,19 @@ class Dataset:
         return images
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) -> Dataset:
     """List, split and check the data set that the configuration names.
+
+    Args:
+        config: of the data.
+        classes: those of a model that was trained before; where they are the data's own in another order, the
+            labels follow their order.
 
     Raises:
         UserError: data missing or malformed, fewer than two classes, classes that differ between splits,
             or one image in two splits.
     """
-    source = open_source(config).table()
+    source = _in_order_of(classes, open_source(config).table())
     if len(source.classes) < 2:
         raise UserError(
             f"{config.root} has only the class {source.classes[0]!r}: a classifier needs two at least. "
@@ -67,6 +73,16 @@ def load_dataset(config: DataConfig) -> Dataset:
                 "`python -m mlops_img.data.audit` lists all"
             )
     return Dataset(table.classes, **table.splits, fingerprint=fingerprint(table, config.root))
+
+
+def _in_order_of(classes: Sequence[str] | None, table: Table) -> Table:
+    """Return the table with its classes in this order; as it is where they are not the same classes."""
+    if classes is None or sorted(classes) != sorted(table.classes) or len(set(classes)) < len(classes):
+        return table
+    number = {name: position for position, name in enumerate(classes)}
+    new = np.array([number[name] for name in table.classes], np.int64)
+    splits = {split: replace(images, labels=new[images.labels]) for split, images in table.splits.items()}
+    return replace(table, classes=list(classes), splits=splits)
 
 
 def find_leaks(table: Table) -> list[tuple[str, str]]:

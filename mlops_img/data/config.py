@@ -59,15 +59,28 @@ class CsvConfig(DataConfig):
     """A table with one row per image, as on Kaggle."""
 
     source: str = "csv"
-    # The table, relative to `root`.
+    # The table: a path relative to `root`, an absolute one, or one below ~. Its first line names the columns.
+    # It may be compressed (.gz, .bz2, .xz, .zip).
     table: str = "labels.csv"
-    # Columns with the image's file (relative to `root`) and with its label.
+    # What separates the columns: comma, semicolon, tab, pipe, space, or any one character; null: found by the
+    # first line (comma, semicolon, tab or pipe).
+    separator: str | None = None
+    # Text encoding, e.g. latin-1, cp1252 or utf-16; null: by the byte-order mark if there is one, else utf-8.
+    encoding: str | None = None
+    # Columns with the image's file (relative to `root`, or absolute) and with its label. Blanks around a label
+    # are ignored; letter case counts. Labels that are all numbers are classes in numeric order.
     file_column: str = "file"
     label_column: str = "label"
-    # Put before and after what the file column says, e.g. "images/" and ".jpg".
+    # Instead of label_column: one column per class, with 1 in the image's class and 0 in the others,
+    # e.g. [cat, dog, bird].
+    label_columns: list[str] | None = None
+    # A row without a label: raise stops the run; skip leaves it out and counts it.
+    on_missing_label: str = "raise"
+    # Put before and after what the file column says, e.g. "images/" and ".jpg". A backslash separates folders
+    # too, where there is no file of the name as written.
     file_prefix: str = ""
     file_suffix: str = ""
-    # Column that says train, val or test; null: we split.
+    # Column that says train, val or test, in any letter case; null: we split.
     split_column: str | None = None
 
 

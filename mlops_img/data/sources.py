@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlops_img.data.class_folders import SPLIT_FOLDERS, class_files, existing_folder, split_folders
+from mlops_img.data.class_folders import class_files, existing_folder, split_folders
 from mlops_img.data.config import (
     CsvConfig,
     CustomDataConfig,
@@ -22,7 +21,7 @@ from mlops_img.data.config import (
     TorchvisionConfig,
 )
 from mlops_img.data.mnist5k import write_mnist5k
-from mlops_img.errors import UserError, did_you_mean
+from mlops_img.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -121,69 +120,6 @@ class Mnist5k:
 
 
 @dataclass(frozen=True)
-class Csv:
-    """A table with a column of files and a column of labels."""
-
-    config: CsvConfig
-
-    def table(self) -> Table:
-        import pandas
-
-        root = existing_folder(self.config.root)
-        path = root / self.config.table
-        if not path.is_file():
-            raise UserError(f"data.table: {path} does not exist. Name it with data.table=..., relative to data.root")
-        try:
-            rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as a CSV table: {error}".replace("\n", " ")) from None
-        if rows.empty:
-            raise UserError(f"{path} has no rows. Give it one for each image")
-        files = self._column(rows, "file_column", path)
-        labels = self._column(rows, "label_column", path)
-        empty = [number for number, label in enumerate(labels) if not label]
-        if empty:
-            raise UserError(
-                f"{path}, line {empty[0] + 2}: the label is empty ({len(empty)} such lines). "
-                "Fill it in or take the line out"
-            )
-        paths = [str(root / f"{self.config.file_prefix}{file}{self.config.file_suffix}") for file in files]
-        for number, image in enumerate(paths):
-            if not os.path.isfile(image):
-                raise UserError(
-                    f"{path}, line {number + 2}: file {image} does not exist. "
-                    "Mend the line, or set data.file_prefix and data.file_suffix"
-                )
-        classes = sorted(set(labels))
-        index = {name: number for number, name in enumerate(classes)}
-        images = ImageSet(paths, np.array([index[label] for label in labels], np.int64))
-        if self.config.split_column is None:
-            return Table(classes, {"train": images})
-        return self._given_splits(images, classes, self._column(rows, "split_column", path), path)
-
-    def _column(self, rows: Any, key: str, path: Path) -> list[str]:
-        name = getattr(self.config, key)
-        if name not in rows.columns:
-            raise UserError(
-                f"{path} has no column {name!r}; it has {', '.join(map(str, rows.columns))}."
-                f"{did_you_mean(name, map(str, rows.columns))} Set data.{key}=..."
-            )
-        values: list[str] = rows[name].tolist()
-        return values
-
-    def _given_splits(self, images: ImageSet, classes: list[str], names: list[str], path: Path) -> Table:
-        aliases = {alias: split for split, many in SPLIT_FOLDERS.items() for alias in many}
-        unknown = sorted(set(names) - {name for name in names if name.lower() in aliases})
-        if unknown:
-            raise UserError(f"{path}, column {self.config.split_column!r}: {unknown[0]!r} is none of train, val, test")
-        splits = np.array([aliases[name.lower()] for name in names])
-        if "train" not in splits:
-            raise UserError(f"{path}, column {self.config.split_column!r} says train of no image")
-        sets = {split: images.select(np.flatnonzero(splits == split)) for split in SPLITS if split in splits}
-        return Table(classes, sets)
-
-
-@dataclass(frozen=True)
 class Custom:
     """A user's own function, named by `data._target_`."""
 
@@ -225,6 +161,8 @@ def _fault(table: Table) -> str | None:
 
 def open_source(config: DataConfig) -> Source:
     """Return the source that `config.source` names."""
+    from mlops_img.data.csv_source import Csv  # it imports this module
+
     if isinstance(config, TorchvisionConfig):
         from mlops_img.data.torchvision_source import Torchvision  # takes seconds to import
 

@@ -72,7 +72,7 @@ def open_run(path: str, **changes: Any) -> FinishedRun:
     precision = choose_precision(config.train.precision, choose_device(config.train.device))
     set_tf32(config.train.tf32)
     trained = load_trained(run.checkpoints / "best.pt", precision)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, classes=trained.classes)
     if dataset.classes != trained.classes:
         raise UserError(
             f"data.root={config.data.root} has other classes than {folder} was trained on. "

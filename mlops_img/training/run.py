@@ -52,7 +52,8 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
             f"{folder.path} holds a run already. Go on with resume=auto, or choose another hydra.run.dir=..."
         )
     checkpoint = newest_valid(folder.checkpoints) if config.resume else None
-    setup = set_up(config, first_weights=checkpoint is None)
+    classes = None if checkpoint is None else checkpoint["classes"]
+    setup = set_up(config, first_weights=checkpoint is None, classes=classes)
     state, dataset = setup.state, setup.dataset
     data = {"fingerprint": dataset.fingerprint, "dvc_md5": dvc_md5(Path(config.data.root))}
     plain = as_plain(config)

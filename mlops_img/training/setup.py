@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,13 +44,20 @@ class Setup:
     state: TrainState
 
 
-def set_up(config: Config, *, first_weights: bool = True, model: nn.Module | None = None) -> Setup:
+def set_up(
+    config: Config,
+    *,
+    first_weights: bool = True,
+    model: nn.Module | None = None,
+    classes: Sequence[str] | None = None,
+) -> Setup:
     """Build data set, model, optimiser and the rest.
 
     Args:
         config: validated.
         first_weights: load what `model.weights` names; False where a checkpoint will fill the model.
         model: takes the place of the one that the configuration describes.
+        classes: of weights that were trained before, whose order the labels follow.
 
     Raises:
         UserError: whatever of it cannot be.
@@ -58,7 +66,7 @@ def set_up(config: Config, *, first_weights: bool = True, model: nn.Module | Non
     precision = choose_precision(config.train.precision, device)
     set_tf32(config.train.tf32)
     torch.backends.cudnn.benchmark = True
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, classes=classes)
     every = intervals(config, len(dataset.train))
 
     # The initial weights follow from the seed, on the CPU, whatever device they move to.
