@@ -26,6 +26,9 @@ class DataConfig:
     # Shares of the images that a data set without given splits holds back, class by class.
     val_fraction: float = 0.1
     test_fraction: float = 0.1
+    # false leaves a given test split out, e.g. one without labels; data.test_fraction then decides whether one is
+    # split off train.
+    use_given_test: bool = True
     # Seed of that split alone, so that `seed` varies the training and not the data.
     split_seed: int = 0
     # An image that cannot be decoded: raise stops the run; skip leaves it out, counts and lists it.
