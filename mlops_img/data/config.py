@@ -9,7 +9,16 @@ from omegaconf import MISSING
 
 
 @dataclass
-class DataConfig:
+class EvaluateDataConfig:
+    """What may differ from the training's `data` when a run is evaluated or exported; null: as it was there."""
+
+    root: str | None = None
+    on_bad_image: str | None = None
+    workers: int | None = None
+
+
+@dataclass
+class DataConfig(EvaluateDataConfig):
     """Group `data`: what every source of images shares; the sources add their own keys below."""
 
     # Which source of `mlops_img/data/sources.py` reads the data.

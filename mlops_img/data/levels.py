@@ -92,6 +92,7 @@ def root_override(path: Path) -> str:
     if re.fullmatch(r"[\w/.@%+-]+", text, re.ASCII):
         return f"data.root={text}"
     # Hydra's own quotes first, then those of the shell around all of it.
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     inner = re.sub(r"(\\*)(\"|$)", lambda match: 2 * match[1] + ("\\" + match[2] if match[2] else ""), text)
     shell = f'data.root="{inner}"'.replace("'", "'\"'\"'")
     return f"'{shell}'"

@@ -79,6 +79,8 @@ class Table:
     left_out: list[LeftOut] = field(default_factory=list)
     # Continues the error that the classes are wrong, starting with ". ": what the user may have meant.
     hint: str = ""
+    # What may be meant otherwise than it was taken; logged as warnings.
+    doubts: list[str] = field(default_factory=list)
 
 
 class Source(Protocol):
@@ -108,8 +110,10 @@ class Folder:
         by_split = {
             split: class_folders(folder, left_out, _hint_at_test(split, folders)) for split, folder in folders.items()
         }
+        warnings: list[str] = []
         if not with_splits:
-            by_split["train"] = self._judge_classes(by_split["train"], left_out)
+            by_split["train"] = self._without_test(by_split["train"], left_out)
+            warnings = doubts(by_split["train"])
         classes = sorted({one.path.name for found in by_split.values() for one in found})
         index = {name: number for number, name in enumerate(classes)}
         sets = {
@@ -125,16 +129,14 @@ class Folder:
             for name in sorted(set(classes) - {one.path.name for one in found})
         ]
         hint = hint_below(root) if len(classes) == 1 else ""
-        return Table(classes, sets, mismatches, left_out=left_out.as_list(), hint=hint)
+        return Table(classes, sets, mismatches, left_out=left_out.as_list(), hint=hint, doubts=warnings)
 
-    def _judge_classes(self, found: list[ClassFolder], left_out: LeftOutFiles) -> list[ClassFolder]:
-        """Return the classes, without a folder of test images among them if that is not wanted; warn of doubts."""
+    def _without_test(self, found: list[ClassFolder], left_out: LeftOutFiles) -> list[ClassFolder]:
+        """Return the classes, without a folder of test images beside them if data.use_given_test=false."""
         kept = [one for one in found if self.config.use_given_test or split_of(one.path.name) != "test"]
         for one in found:
             if one not in kept:
                 _leave_out_test(one.path, left_out)
-        for doubt in doubts(kept):
-            log.warning("%s", doubt)
         return kept
 
 
@@ -266,25 +268,38 @@ class OpenedSource:
     source: Source
     config: DataConfig
 
-    def table(self, *, for_training: bool = True) -> Table:
-        """List the images, without the given test split if data.use_given_test=false; log what was left out.
+    def table(self) -> Table:
+        """List the images of a data set to train on, and log what was left out.
 
-        Args:
-            for_training: there must be a train split.
+        Raises:
+            UserError: the data are missing or malformed, or there is no train split.
+        """
+        table = self.any_splits()
+        log_remarks(self.config.root, table)
+        if "train" not in table.splits:
+            raise UserError(
+                f"{self.config.root} has {', '.join(table.splits)} but no folder train or train split: train must be "
+                "there. To evaluate a finished run on it: python -m mlops_img.evaluate run=... data.root=..."
+            )
+        return table
+
+    def any_splits(self) -> Table:
+        """List the images of whatever splits there are, without a given test split if data.use_given_test=false.
 
         Raises:
             UserError: the data are missing or malformed.
         """
         table = self.source.table()
         if not self.config.use_given_test and "test" in table.splits and "train" in table.splits:
-            table = _without_test(table)
-        log_left_out(self.config.root, table.left_out)
-        if for_training and "train" not in table.splits:
-            raise UserError(
-                f"{self.config.root} has {', '.join(table.splits)} but no folder train or train split: train must be "
-                "there. To evaluate a finished run on it: python -m mlops_img.evaluate run=... data.root=..."
-            )
+            return _without_test(table)
         return table
+
+
+def log_remarks(root: str, table: Table) -> None:
+    """Log what a source left out, and what it may have misunderstood."""
+    log_left_out(root, table.left_out)
+    for doubt in table.doubts:
+        log.warning("%s", doubt)
 
 
 def _without_test(table: Table) -> Table:
