@@ -68,6 +68,7 @@ def evaluate(config: EvaluateConfig) -> float:
     reading = EvaluateDataConfig(on_bad_image=config.data.on_bad_image, workers=config.data.workers)
     run = open_trained(config.run, data=reading, train=config.train)
     other = open_standalone(run, config.data, config.split)
+    place: str | None  # below evaluation/ in the run folder
     if other is not None:
         result, images, place = evaluate_standalone(run, other), other.images, other.name
     else:

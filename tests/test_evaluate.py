@@ -10,14 +10,34 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Outcome, draw_shape, write_shapes
+from tests.conftest import TINY, Outcome, draw_shape, write_shapes
+from tests.shared_bundle import once, python
 
 Command = Callable[..., Outcome]
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/ and run/, which was trained on them; not to be changed."""
+
+    def make(root: Path) -> None:
+        photos = write_shapes(root / "photos", per_class=20)
+        python("-m", "mlops_img.train", *TINY, f"data.root={photos}", f"hydra.run.dir={root}/run", f"runs_dir={root}")
+
+    return once(tmp_path_factory, "evaluated", make)
+
+
 @pytest.fixture
-def run(train: Command, tmp_path: Path) -> Path:
-    assert train("hydra.run.dir=runs/a").code == 0
+def shared_shapes(trained_once: Path) -> Path:
+    """What the run was trained on."""
+    return trained_once / "photos"
+
+
+@pytest.fixture
+def run(trained_once: Path, tmp_path: Path) -> Path:
+    """A run to evaluate, the test's own to damage."""
+    shutil.copytree(trained_once / "run", tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "latest").symlink_to("a")
     return tmp_path / "runs" / "a"
 
 

@@ -277,9 +277,12 @@ class OpenedSource:
         table = self.any_splits()
         log_remarks(self.config.root, table)
         if "train" not in table.splits:
+            named = "no folder train"
+            if isinstance(self.config, CsvConfig):
+                named = f"column {self.config.split_column!r} says train of no image"
             raise UserError(
-                f"{self.config.root} has {', '.join(table.splits)} but no folder train or train split: train must be "
-                "there. To evaluate a finished run on it: python -m mlops_img.evaluate run=... data.root=..."
+                f"{self.config.root} has {', '.join(table.splits)} but {named}: train must be there. "
+                "To evaluate a finished run on it: python -m mlops_img.evaluate run=... data.root=..."
             )
         return table
 

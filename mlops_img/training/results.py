@@ -35,9 +35,8 @@ def place_of_own(run: FinishedRun, result: dict[str, Any]) -> str | None:
         before, summary = read_json(path), read_json(run.folder.summary)
     except ValueError:
         return None
-    from_training = bool(before) and all(
-        f"{split}.{name}" in summary and before.get(name) == summary[f"{split}.{name}"] for name in ("n", "loss")
-    )
+    noted = {name: value for name, value in before.items() if f"{split}.{name}" in summary}
+    from_training = bool(noted) and all(value == summary[f"{split}.{name}"] for name, value in noted.items())
     again = json.loads(json.dumps({name: result[name] for name in FIGURES}))
     if not from_training or all(before.get(name, again[name]) == again[name] for name in FIGURES):
         return None
