@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from mlops_img.data.config import DATA_SOURCES, DataConfig
+from mlops_img.data.config import DATA_SOURCES, DataConfig, EvaluateDataConfig
 
 OPEN = ("kwargs", "lr_scales")  # nodes without keys of their own
 
@@ -209,15 +209,6 @@ class Config:
 
 
 @dataclass
-class EvaluateDataConfig:
-    """What may differ from the training's `data`; null: as it was there."""
-
-    root: str | None = None
-    on_bad_image: str | None = None
-    workers: int | None = None
-
-
-@dataclass
 class EvaluateTrainConfig:
     """What may differ from the training's `train`; null: as it was there."""
 
@@ -232,9 +223,13 @@ class EvaluateConfig:
 
     # The run folder whose best checkpoint is evaluated.
     run: str = "runs/latest"
-    # train, val or test.
+    # train, val or test. A data set of its own without splits is evaluated whole.
     split: str = "test"
+    # Other images than the run's own: data.root=... alone reads them as the run's data were read; data=folder,
+    # csv, custom and so on, with the keys that they have in training, reads them in that way.
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
+    # Options of the group `data` may set it; evaluation looks at the images as they are.
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: EvaluateTrainConfig = field(default_factory=EvaluateTrainConfig)
 
 

@@ -1,12 +1,22 @@
-"""Evaluate a run's best weights on a split: `python -m mlops_img.evaluate run=runs/latest split=test`.
+"""Evaluate a run's best weights: `python -m mlops_img.evaluate run=runs/latest split=test`.
 
-Writes evaluation/<split>.json and report/index.html into the run folder and prints the figures.
+Writes evaluation/<split>.json and report/index.html into the run folder and prints the figures. Other figures
+than training itself found (another precision, changed data) go to a folder below evaluation/ instead.
+
+With data.root=... (read as the run's own data were), or data=folder|csv|custom data.root=..., it evaluates a data
+set that stands alone: all of it, or the split asked for if it has splits. It may lack some of the run's classes.
+The result and its report go to evaluation/<name>-<fingerprint>/, beside the run's own. Probabilities are calibrated
+with the temperature of the run's own validation images.
 """
 
 from __future__ import annotations
 
+from hydra.core.hydra_config import HydraConfig
+
 from mlops_img.cli import command
 from mlops_img.config import EvaluateConfig
+from mlops_img.data.config import DataConfig, EvaluateDataConfig
+from mlops_img.errors import UserError
 
 SHOWN = (
     "loss",
@@ -19,6 +29,24 @@ SHOWN = (
     "ece_calibrated",
     "temperature",
 )
+# Keys of an option of the group `data` that an evaluation does not use: the images are prepared as in training,
+# and a data set that stands alone is not split.
+NOT_USED = frozenset(
+    f"data.{name}"
+    for name in (
+        "image_size",
+        "crop_pct",
+        "mean",
+        "std",
+        "val_fraction",
+        "test_fraction",
+        "use_given_test",
+        "split_seed",
+        "allow_leakage",
+        "allow_class_mismatch",
+        "limit",
+    )
+)
 
 
 def evaluate(config: EvaluateConfig) -> float:
@@ -30,20 +58,41 @@ def evaluate(config: EvaluateConfig) -> float:
     from mlops_img.validation import check_choice
 
     check_choice("split", config.split, ("train", "val", "test"))
+    _check_used(config.data)
 
-    from mlops_img.report import write_report
     from mlops_img.training.evaluation import evaluate_splits, read_pixels
-    from mlops_img.training.finished import open_run
+    from mlops_img.training.finished import open_trained
+    from mlops_img.training.results import place_of_own, write_result
+    from mlops_img.training.standalone import evaluate_standalone, open_standalone
 
-    run = open_run(config.run, data=config.data, train=config.train)
-    result = evaluate_splits(run.folder, run.trained, run.evaluator(), run.dataset, [config.split])[config.split]
-    images = run.dataset.split(config.split)
-    report = write_report(run.folder.path, result, lambda row: read_pixels(images, row))
+    reading = EvaluateDataConfig(on_bad_image=config.data.on_bad_image, workers=config.data.workers)
+    run = open_trained(config.run, data=reading, train=config.train)
+    other = open_standalone(run, config.data, config.split)
+    place: str | None  # below evaluation/ in the run folder
+    if other is not None:
+        result, images, place = evaluate_standalone(run, other), other.images, other.name
+    else:
+        run.config.data.root = config.data.root or run.config.data.root
+        own = run.with_data()
+        result = evaluate_splits(None, own.trained, own.evaluator(), own.dataset, [config.split])[config.split]
+        images, place = own.dataset.split(config.split), place_of_own(own, result)
+    path, report = write_result(run.folder, result, lambda row: read_pixels(images, row), place)
     print(f"{config.split}.{'n':18}{result['n']}")
     for name in SHOWN:
         print(f"{config.split}.{name:18}{result[name]:.4f}")
+    print(f"result: {path}")
     print(f"report: {report}")
     return float(result["top1"])
+
+
+def _check_used(data: EvaluateDataConfig) -> None:
+    """Raise a UserError for a key on the command line that would change nothing."""
+    if not isinstance(data, DataConfig) or not HydraConfig.initialized():
+        return
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=")[0].lstrip("+~")
+        if key in NOT_USED:
+            raise UserError(f"{key}: evaluation prepares the images as the run was trained. Leave the key out")
 
 
 def main() -> None:

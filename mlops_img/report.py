@@ -43,8 +43,15 @@ class Chart(NamedTuple):
     width: int
 
 
-def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable[[int], NDArray[np.uint8]]) -> Path:
-    """Write `run_dir/report/index.html` and its figures beside it as PNG; return the page's path.
+def write_report(
+    run_dir: Path,
+    evaluation: dict[str, Any],
+    read_image: Callable[[int], NDArray[np.uint8]],
+    folder: Path | None = None,
+) -> Path:
+    """Write `folder/index.html` and its figures beside it as PNG; return the page's path.
+
+    `folder` is `run_dir/report` if it is None.
 
     Reads metrics.jsonl, config.yaml, summary.json and provenance.json of the run folder; each may be missing.
     `evaluation` is what evaluation/<split>.json holds. `read_image(index)` returns the decoded image of that
@@ -52,7 +59,7 @@ def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable
 
     An earlier report in the folder is replaced, figures that no longer apply are removed.
     """
-    folder = run_dir / "report"
+    folder = folder or run_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
     metrics = read_metrics(run_dir)
     mistakes = evaluation.get("mistakes") or []
@@ -71,7 +78,7 @@ def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable
     sheet.unlink(missing_ok=True)
     if mistakes:
         sheet.write_bytes(contact_sheet(images, [_mistake_caption(mistake) for mistake in mistakes]))
-    samples = folder / "training_samples.png"
+    samples = run_dir / "report" / "training_samples.png"
 
     config_text = _read_text(run_dir / "config.yaml")
     page = _template().render(

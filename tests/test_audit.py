@@ -126,6 +126,36 @@ def test_equal_pixels_in_two_formats_are_one_image(root: Path) -> None:
     assert not leak.labels_differ
 
 
+def test_what_is_left_out_is_counted_by_reason_in_the_json_and_the_table(root: Path) -> None:
+    folder = root / "train" / "cat"
+    (folder / "a.heic").write_bytes(b"ftypheic")
+    (folder / ".hidden.png").touch()
+    (folder / "@eaDir" / "0.png").mkdir(parents=True)
+    photo(1).save(folder / "@eaDir" / "0.png" / "small.jpg")
+    photo(2).save(root / "train" / "loose.png")
+    findings = look_through(root)
+    assert findings.ok
+    assert [
+        (one["reason"], one["name"], one["count"], Path(one["example"]).name) for one in findings.as_dict()["left_out"]
+    ] == [
+        ("images beside the class folders", ".png", 1, "loose.png"),
+        ("the extension is not an image's", ".heic", 1, "a.heic"),
+        ("hidden", ".hidden.png", 1, ".hidden.png"),
+        ("thumbnails", "@eaDir/", 1, "@eaDir"),
+    ]
+    table = findings_table(findings)
+    assert f"left out, images beside the class folders: 1: .png (1), e.g. {root / 'train' / 'loose.png'}" in table
+    assert "left out, thumbnails: 1: @eaDir/ (1)" in table
+
+
+def test_one_class_only_is_reported_with_the_level_that_may_be_meant(tmp_path: Path) -> None:
+    for name in CLASSES:
+        (tmp_path / "download" / "photos" / name).mkdir(parents=True)
+        photo(1).save(tmp_path / "download" / "photos" / name / "a.png")
+    (_, refusal) = look_through(tmp_path / "download").refusals
+    assert refusal.endswith(f"set data.root={tmp_path / 'download' / 'photos'}")
+
+
 def test_a_group_of_copies_is_reported_once_and_whole(root: Path) -> None:
     original = root / "train/cat/0.png"
     (root / "train/cat/copy.png").write_bytes(original.read_bytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mlops_img.config import EvaluateDataConfig
+from mlops_img.data.config import EvaluateDataConfig
 
 
 @dataclass

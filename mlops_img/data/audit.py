@@ -45,7 +45,7 @@ def audit(config: AuditConfig) -> Findings:
         )
     table, refusals = _split_if_possible(open_source(config.data).table(), config.data)
     if len(table.classes) < 2:
-        refusals.append(f"there is only the class {table.classes[0]!r}: a classifier needs two at least")
+        refusals.append(f"there is only the class {table.classes[0]!r}: a classifier needs two at least{table.hint}")
     pictures = [scan(images, config.data.workers, title=f"scanning {split}") for split, images in table.splits.items()]
     return find(
         table,

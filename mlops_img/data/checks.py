@@ -11,7 +11,7 @@ import numpy as np
 
 from mlops_img.data.config import DataConfig
 from mlops_img.data.duplicates import content_groups, groups_of_several
-from mlops_img.data.sources import ImageSet, Table, open_source, read_file
+from mlops_img.data.sources import WITHOUT_TEST, ImageSet, Table, open_source, read_file
 from mlops_img.data.splits import names_below, with_all_splits
 from mlops_img.errors import UserError
 
@@ -55,12 +55,13 @@ def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) ->
         raise UserError(
             f"{config.root} has only the class {source.classes[0]!r}: a classifier needs two at least. "
             "Put the images of each class into a folder of its own; data.root=... is the folder above them"
+            f"{source.hint}"
         )
     mismatches = source.class_mismatches or _classes_without_images(source)
     if mismatches and not config.allow_class_mismatch:
         raise UserError(
             f"{mismatches[0]}{_and_more(mismatches)}. "
-            "Add its images, or train all the same with data.allow_class_mismatch=true"
+            f"Add its images, or train all the same with data.allow_class_mismatch=true{_hint_at_test(source)}"
         )
     table = with_all_splits(source, config)
     if not config.allow_leakage:
@@ -133,6 +134,13 @@ def _classes_without_images(table: Table) -> list[str]:
             table.classes[label] for label in sorted(set(range(len(table.classes))) - set(images.labels.tolist()))
         )
     ]
+
+
+def _hint_at_test(table: Table) -> str:
+    """Return how to leave the test split out, where it has classes that no other split has: it has no labels then."""
+    given = {split: set(images.labels.tolist()) for split, images in table.splits.items()}
+    unknown = given.pop("test", set()).difference(*given.values())
+    return f". If the test images have no labels, leave them out with {WITHOUT_TEST}" if unknown else ""
 
 
 def _and_more(items: list[tuple[str, str]] | list[str]) -> str:

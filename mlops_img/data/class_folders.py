@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from mlops_img.data.left_out import LeftOutFiles, Reason, clutter
+from mlops_img.data.levels import hint_above, hint_below
+from mlops_img.data.listing import (
+    SPLIT_FOLDERS,
+    count_loose_images,
+    is_image,
+    leave_out_folder,
+    split_of,
+    visible_folders,
+)
 from mlops_img.errors import UserError
 
-# Names of a split's folder, in any case.
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-# What Pillow knows by name but cannot read, or only with another program.
-NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"})
 
-log = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class ClassFolder:
+    """A class on disk.
+
+    Attributes:
+        path: its folder.
+        files: its image files at any depth, sorted.
+        subfolders: the names of the folders directly inside.
+    """
+
+    path: Path
+    files: list[str]
+    subfolders: list[str]
 
 
 def existing_folder(root: str) -> Path:
@@ -43,77 +54,94 @@ def existing_folder(root: str) -> Path:
     return path
 
 
-def split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path, left_out: LeftOutFiles) -> dict[str, Path]:
     """Map each split that has a folder below `root` to it; without splits, "train" is `root` itself."""
-    inside = _visible_folders(root)
+    inside = visible_folders(root)
     found: dict[str, Path] = {}
-    for split, aliases in SPLIT_FOLDERS.items():
-        folders = [path for path in inside if path.name.lower() in aliases]
+    for split in SPLIT_FOLDERS:
+        folders = [path for path in inside if split_of(path.name) == split]
         if len(folders) > 1:
             raise UserError(f"{folders[0]} and {folders[1]} both name the {split} split. Merge them")
         if folders:
             found[split] = folders[0]
-    others = [path.name for path in inside if path not in found.values()]
+    others = [path for path in inside if path not in found.values()]
     # A folder "train" without folders inside may be a class as well: pictures of trains.
-    if "train" in found and _visible_folders(found["train"]):
-        if others:
-            log.warning("%s: left out %s, which lie beside the splits", root, ", ".join(others))
+    if "train" in found and visible_folders(found["train"]):
+        visible_folders(root, left_out)
+        for path in others:
+            left_out.add(Reason.BESIDE_SPLITS, f"{path.name}/", str(path))
+        count_loose_images(root, left_out)
         return found
-    if others or not found:
-        return {"train": root}
-    if "train" not in found:
-        raise UserError(f"{root} has {', '.join(path.name for path in found.values())} but no folder train")
-    return found
+    return {"train": root} if others or not found else found
 
 
-def class_files(folder: Path) -> dict[str, list[str]]:
-    """Map each class (a subfolder) to its sorted image files, at any depth.
+def class_folders(folder: Path, left_out: LeftOutFiles, hint: str = "") -> list[ClassFolder]:
+    """Return the classes (each a subfolder) with their image files, at any depth; count what is left out.
+
+    `hint` continues the error that there are no class folders.
 
     Raises:
         UserError: there are no class folders, one has no images, or one cannot be read.
     """
-    formats = Image.registered_extensions()
-    suffixes = tuple(suffix for suffix, kind in formats.items() if kind not in NOT_READ)
-    left_out: Counter[str] = Counter()
-    classes: dict[str, list[str]] = {}
-    for place in _visible_folders(folder):
-        files = _files_below(place)
-        classes[place.name] = [file for file in files if file.lower().endswith(suffixes)]
-        others = [Path(file) for file in files if not file.lower().endswith(suffixes)]
-        left_out.update(path.suffix or path.name for path in others)
-        if not classes[place.name]:
-            found = f"of its {len(files)} files none is an image by its name" if files else "it is empty"
-            raise UserError(f"class {place.name!r} has no images: {place}, {found}. Add some or take the folder away")
-    if not classes:
-        raise UserError(f"{folder} has no class folders. Put the images of each class into a folder of its own")
-    if left_out:
-        named = ", ".join(f"{name} ({count})" for name, count in left_out.most_common(5))
-        log.warning("%s: left out %d files, no images by their names: %s", folder, left_out.total(), named)
+    inside = visible_folders(folder, left_out)
+    loose = count_loose_images(folder, left_out)
+    if not inside:
+        beside = f" ({loose:,} images lie directly in it)" if loose else ""
+        hint = hint or hint_above(folder, loose)
+        raise UserError(
+            f"{folder} has no class folders{beside}. Put the images of each class into a folder of its own{hint}"
+        )
+    classes = [_class_folder(path, left_out) for path in inside]
+    empty = next((one for one in classes if not one.files), None)
+    if empty:
+        count = sum(len(files) for _, _, files in os.walk(empty.path))
+        found = f"of its {count} files none is an image by its name" if count else "it is empty"
+        hint = hint_below(folder) if sum(bool(one.files) for one in classes) == 1 else ""
+        raise UserError(
+            f"class {empty.path.name!r} has no images: {empty.path}, {found}. Add some or take the folder away{hint}"
+        )
     return classes
 
 
-def _visible_folders(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"folder {folder} cannot be read: {error.strerror}") from None
-
-
-def _files_below(folder: Path) -> list[str]:
-    """Return the files at any depth, sorted, without hidden ones."""
+def _class_folder(folder: Path, left_out: LeftOutFiles) -> ClassFolder:
+    """List a class: its image files at any depth, without hidden ones and those of other software."""
 
     def fail(error: OSError) -> None:
         raise UserError(f"folder {error.filename} cannot be read: {error.strerror}")
 
     files: list[str] = []
+    subfolders: list[str] | None = None
     visited = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = _own_folders(place, folders, visited, left_out)
+        if subfolders is None:
+            subfolders = list(folders)
+        for name in names:
+            reason = clutter(name)
+            path = os.path.join(place, name)
+            if reason is not None:
+                left_out.add(reason, "._*" if name.startswith("._") else name, path)
+            elif is_image(name):
+                files.append(path)
+            elif os.path.islink(path) and not os.path.exists(path):
+                left_out.add(Reason.BROKEN_LINK, name, path)
+            else:
+                left_out.add(Reason.EXTENSION, os.path.splitext(name)[1] or name, path)
+    return ClassFolder(folder, sorted(files), subfolders or [])
+
+
+def _own_folders(place: str, names: list[str], visited: set[str], left_out: LeftOutFiles) -> list[str]:
+    """Return the folders to look into, sorted: none of other software's, and none twice."""
+    kept = []
+    for name in sorted(names):
+        path = os.path.join(place, name)
+        reason = clutter(name)
+        if reason is not None:
+            leave_out_folder(path, reason, left_out)
+            continue
         # Links are followed, but none twice: they may run in a circle.
-        for name in list(folders):
-            real = os.path.realpath(os.path.join(place, name))
-            if real in visited:
-                folders.remove(name)
-            visited.add(real)
-        files += [os.path.join(place, name) for name in names if not name.startswith(".")]
-    return sorted(files)
+        real = os.path.realpath(path)
+        if real not in visited:
+            kept.append(name)
+        visited.add(real)
+    return kept

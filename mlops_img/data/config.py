@@ -9,7 +9,16 @@ from omegaconf import MISSING
 
 
 @dataclass
-class DataConfig:
+class EvaluateDataConfig:
+    """What may differ from the training's `data` when a run is evaluated or exported; null: as it was there."""
+
+    root: str | None = None
+    on_bad_image: str | None = None
+    workers: int | None = None
+
+
+@dataclass
+class DataConfig(EvaluateDataConfig):
     """Group `data`: what every source of images shares; the sources add their own keys below."""
 
     # Which source of `mlops_img/data/sources.py` reads the data.
@@ -26,6 +35,9 @@ class DataConfig:
     # Shares of the images that a data set without given splits holds back, class by class.
     val_fraction: float = 0.1
     test_fraction: float = 0.1
+    # false leaves a given test split out, e.g. one without labels; data.test_fraction then decides whether one is
+    # split off train.
+    use_given_test: bool = True
     # Seed of that split alone, so that `seed` varies the training and not the data.
     split_seed: int = 0
     # An image that cannot be decoded: raise stops the run; skip leaves it out, counts and lists it.

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlops_img.data.class_folders import SPLIT_FOLDERS, existing_folder
+from mlops_img.data.class_folders import existing_folder
 from mlops_img.data.config import CsvConfig
 from mlops_img.data.csv_images import ImageFiles
 from mlops_img.data.csv_labels import clean_labels, one_hot_hint, one_hot_labels, sorted_classes
 from mlops_img.data.csv_reader import CsvRows, read_csv
+from mlops_img.data.listing import split_of
 from mlops_img.data.sources import SPLITS, ImageSet, Table
 from mlops_img.errors import UserError, did_you_mean
 
@@ -46,14 +47,14 @@ class Csv:
         labels = self._labels(table)
         splits = self._splits(table)
         rows = [Row(*row) for row in zip(table.lines, files, labels, splits, strict=True)]
+        if "train" in splits and not self.config.use_given_test:
+            rows = [row for row in rows if row.split != "test"]  # which may have no labels
         rows = _each_file_once(self._existing(self._labeled(rows, path), root, path), path)
         classes = sorted_classes(self.config.label_columns or (row.label for row in rows))
         index = {name: number for number, name in enumerate(classes)}
         images = ImageSet([row.file for row in rows], np.array([index[row.label] for row in rows], np.int64))
         of_row = np.array([row.split for row in rows])
         sets = {split: images.select(np.flatnonzero(of_row == split)) for split in SPLITS if split in of_row}
-        if "train" not in sets:
-            raise UserError(f"{path}, column {self.config.split_column!r}: no labeled row is marked as train")
         return Table(classes, sets)
 
     def _columns(self) -> list[str]:
@@ -95,13 +96,14 @@ class Csv:
         name = self.config.split_column
         if name is None:
             return ["train"] * len(table.lines)
-        aliases = {alias: split for split, many in SPLIT_FOLDERS.items() for alias in many}
-        given = [cell.strip() for cell in table.column(name, "split_column")]
-        for line, split in zip(table.lines, given, strict=True):
-            if split.lower() not in aliases:
-                found = f"{split!r} is not train, val or test" if split else "the split is empty"
+        splits = []
+        for line, cell in zip(table.lines, table.column(name, "split_column"), strict=True):
+            split = split_of(cell.strip())
+            if split is None:
+                found = f"{cell.strip()!r} is not train, val or test" if cell.strip() else "the split is empty"
                 raise UserError(f"{table.path}, line {line}, column {name!r}: {found}. Fix or delete the line")
-        return [aliases[split.lower()] for split in given]
+            splits.append(split)
+        return splits
 
     def _labeled(self, rows: list[Row], path: Path) -> list[Row]:
         """Return the rows that have a label."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlops_img.data.left_out import LeftOut
 from mlops_img.data.near_duplicates import near_groups
 from mlops_img.data.scan import Picture
 from mlops_img.data.sources import Table
@@ -89,6 +90,7 @@ class Findings:
         missing_classes: (class, split) without a single image.
         duplicates: exact ones first (a group whose files are equal, or whose pixels are), then near ones.
         too_plain: different images with too little detail for a search of near duplicates.
+        left_out: files that are not among the images, by reason and name.
     """
 
     source: str
@@ -100,6 +102,7 @@ class Findings:
     unreadable: list[Unreadable]
     duplicates: list[Duplicates]
     too_plain: int
+    left_out: list[LeftOut] = field(default_factory=list)
     ok: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -164,6 +167,7 @@ def find(
         duplicates=[_duplicates(_exact_kind(pictures, rows), rows, places) for rows in exact if len(rows) > 1]
         + [_duplicates("near", rows, places) for rows in near],
         too_plain=too_plain,
+        left_out=table.left_out,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mlops_img.data.findings import Duplicates, Findings, Place, Range, SplitFindings
+from mlops_img.data.left_out import describe_left_out
 
 # What does not fit on a screen stands in the JSON file.
 MAX_CLASSES = 30
@@ -111,6 +112,7 @@ def _remarks(findings: Findings) -> list[str]:
                 f"  imbalance in {name}: {split.per_class[largest]:,} of {largest!r}, "
                 f"{split.per_class[smallest]:,} of {smallest!r}{hint}"
             )
+    lines += [f"  left out, {phrase}" for phrase in describe_left_out(findings.left_out)]
     if findings.too_plain:
         lines.append(
             f"  {_count(findings.too_plain, 'image')} with too little detail for a search of near duplicates "

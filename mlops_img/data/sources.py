@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlops_img.data.class_folders import class_files, existing_folder, split_folders
+from mlops_img.data.class_folders import ClassFolder, class_folders, existing_folder, split_folders
 from mlops_img.data.config import (
     CsvConfig,
     CustomDataConfig,
@@ -20,12 +21,18 @@ from mlops_img.data.config import (
     Mnist5kConfig,
     TorchvisionConfig,
 )
+from mlops_img.data.left_out import LeftOut, LeftOutFiles, Reason, log_left_out
+from mlops_img.data.levels import doubts, hint_below
+from mlops_img.data.listing import SPLIT_FOLDERS, split_of
 from mlops_img.data.mnist5k import write_mnist5k
 from mlops_img.errors import UserError
 
 SPLITS = ("train", "val", "test")
+WITHOUT_TEST = "data.use_given_test=false"
 
 Read = Callable[[str], bytes | Image.Image]
+
+log = logging.getLogger(__name__)
 
 
 def read_file(path: str) -> bytes:
@@ -67,6 +74,12 @@ class Table:
     splits: Mapping[str, ImageSet]
     # Classes that a split names but train does not, or the other way round; judged in checks.py.
     class_mismatches: list[str] = field(default_factory=list)
+    # Files that are not among the images, by reason; logged, and listed by the audit.
+    left_out: list[LeftOut] = field(default_factory=list)
+    # Continues the error that the classes are wrong, starting with ". ": what the user may have meant.
+    hint: str = ""
+    # What may be meant otherwise than it was taken; logged as warnings.
+    doubts: list[str] = field(default_factory=list)
 
 
 class Source(Protocol):
@@ -88,24 +101,51 @@ class Folder:
     config: FolderConfig | Mnist5kConfig
 
     def table(self) -> Table:
-        folders = split_folders(existing_folder(self.config.root))
-        by_split = {split: class_files(folder) for split, folder in folders.items()}
-        classes = sorted(set().union(*by_split.values()))
+        root, left_out = existing_folder(self.config.root), LeftOutFiles()
+        folders = split_folders(root, left_out)
+        with_splits = list(folders.values()) != [root]
+        if with_splits and not self.config.use_given_test and "train" in folders and "test" in folders:
+            _leave_out_test(folders.pop("test"), left_out)
+        by_split = {
+            split: class_folders(folder, left_out, _hint_at_test(split, folders)) for split, folder in folders.items()
+        }
+        warnings: list[str] = []
+        if not with_splits:
+            by_split["train"] = self._without_test(by_split["train"], left_out)
+            warnings = doubts(by_split["train"])
+        classes = sorted({one.path.name for found in by_split.values() for one in found})
         index = {name: number for number, name in enumerate(classes)}
         sets = {
             split: ImageSet(
-                [path for files in by_class.values() for path in files],
-                np.array([index[name] for name, files in by_class.items() for _ in files], np.int64),
+                [path for one in found for path in one.files],
+                np.array([index[one.path.name] for one in found for _ in one.files], np.int64),
             )
-            for split, by_class in by_split.items()
+            for split, found in by_split.items()
         }
         mismatches = [
             f"class {name!r} has no folder in {folders[split]}"
-            for split, by_class in by_split.items()
-            for name in classes
-            if name not in by_class
+            for split, found in by_split.items()
+            for name in sorted(set(classes) - {one.path.name for one in found})
         ]
-        return Table(classes, sets, mismatches)
+        hint = hint_below(root) if len(classes) == 1 else ""
+        return Table(classes, sets, mismatches, left_out=left_out.as_list(), hint=hint, doubts=warnings)
+
+    def _without_test(self, found: list[ClassFolder], left_out: LeftOutFiles) -> list[ClassFolder]:
+        """Return the classes, without a folder of test images beside them if data.use_given_test=false."""
+        kept = [one for one in found if self.config.use_given_test or split_of(one.path.name) != "test"]
+        for one in found:
+            if one not in kept:
+                _leave_out_test(one.path, left_out)
+        return kept
+
+
+def _leave_out_test(folder: Path, left_out: LeftOutFiles) -> None:
+    left_out.add(Reason.NOT_USED, f"{folder.name}/", str(folder))
+
+
+def _hint_at_test(split: str, folders: Mapping[str, Path]) -> str:
+    unlabelled = split == "test" and "train" in folders
+    return f". If its images have no labels, leave it out with {WITHOUT_TEST}" if unlabelled else ""
 
 
 @dataclass(frozen=True)
@@ -145,8 +185,8 @@ class Custom:
 
 def _fault(table: Table) -> str | None:
     """Say what makes a table unusable, if anything does."""
-    if "train" not in table.splits or not set(table.splits) <= set(SPLITS):
-        return f"has the splits {', '.join(table.splits)}: name them train, val and test; train must be there"
+    if not table.splits or not set(table.splits) <= set(SPLITS):
+        return f"has the splits {', '.join(table.splits)}: name them train, val and test"
     for split, images in table.splits.items():
         labels, count = images.labels, len(images)
         if not count:
@@ -159,8 +199,78 @@ def _fault(table: Table) -> str | None:
     return None
 
 
-def open_source(config: DataConfig) -> Source:
+@dataclass(frozen=True)
+class OpenedSource:
+    """A source with what is the same for all of them."""
+
+    source: Source
+    config: DataConfig
+
+    def table(self) -> Table:
+        """List the images of a data set to train on, and log what was left out.
+
+        Raises:
+            UserError: the data are missing or malformed, or there is no train split.
+        """
+        table = self.any_splits()
+        log_remarks(self.config.root, table)
+        if "train" not in table.splits:
+            named = "no folder train"
+            if isinstance(self.config, CsvConfig):
+                named = f"column {self.config.split_column!r} says train of no image"
+            raise UserError(
+                f"{self.config.root} has {', '.join(table.splits)} but {named}: train must be there. "
+                "To evaluate a finished run on it: python -m mlops_img.evaluate run=... data.root=..."
+            )
+        return table
+
+    def any_splits(self) -> Table:
+        """List the images of whatever splits there are, without a given test split if data.use_given_test=false.
+
+        Raises:
+            UserError: the data are missing or malformed.
+        """
+        table = self.source.table()
+        if not self.config.use_given_test and "test" in table.splits and "train" in table.splits:
+            return _without_test(table)
+        return table
+
+
+def log_remarks(root: str, table: Table) -> None:
+    """Log what a source left out, and what it may have misunderstood."""
+    log_left_out(root, table.left_out)
+    for doubt in table.doubts:
+        log.warning("%s", doubt)
+
+
+def _without_test(table: Table) -> Table:
+    """Leave out the test split, and the classes that only it has images of."""
+    splits = {split: images for split, images in table.splits.items() if split != "test"}
+    only_test = _used(table.splits["test"]) - set().union(*map(_used, splits.values()))
+    kept = [label for label in range(len(table.classes)) if label not in only_test]
+    # Labels count up through the classes that are left.
+    renumbered = np.cumsum(np.isin(np.arange(len(table.classes)), kept)) - 1
+    return replace(
+        table,
+        classes=[table.classes[label] for label in kept],
+        splits={
+            split: replace(images, labels=renumbered[images.labels].astype(np.int64))
+            for split, images in splits.items()
+        },
+        class_mismatches=[],  # they may name the test split; what is left is compared in checks.py
+    )
+
+
+def _used(images: ImageSet) -> set[int]:
+    return set(np.unique(images.labels).tolist())
+
+
+def open_source(config: DataConfig) -> OpenedSource:
     """Return the source that `config.source` names."""
+    return OpenedSource(_source(config), config)
+
+
+def _source(config: DataConfig) -> Source:
     from mlops_img.data.csv_source import Csv  # it imports this module
 
     if isinstance(config, TorchvisionConfig):

@@ -59,6 +59,8 @@ class Torchvision:
         parts: dict[str, Any] = {}
         reason = ""
         for split, ways in _ways_to_ask(build, self.config.kwargs).items():
+            if split == "test" and not self.config.use_given_test:
+                continue
             for options in ways:
                 try:
                     parts[split] = self._open(build, options)

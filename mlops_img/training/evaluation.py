@@ -87,12 +87,12 @@ def load_trained(path: Path, precision: Precision) -> Trained:
 
 
 def evaluate_splits(
-    folder: RunFolder, trained: Trained, evaluator: Evaluator, dataset: Dataset, names: Iterable[str]
+    folder: RunFolder | None, trained: Trained, evaluator: Evaluator, dataset: Dataset, names: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
     """Evaluate on these splits, with the temperature that fits validation, and write evaluation/<split>.json.
 
     Args:
-        folder: of the run, which gets the files.
+        folder: of the run, which gets the files; None writes none.
         trained: the model.
         evaluator: how to predict.
         dataset: the splits' images.
@@ -103,8 +103,6 @@ def evaluate_splits(
     """
     validation = evaluator.predict(trained.model, dataset.val)
     temperature = fit_temperature(validation[0])
-    target = folder.path / "evaluation"
-    target.mkdir(exist_ok=True)
     results = {}
     for name in names:
         images = dataset.split(name)
@@ -116,7 +114,9 @@ def evaluate_splits(
             "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
             **evaluation(predictions, trained.classes, list(images.paths), temperature),
         }
-        write_json(target / f"{name}.json", results[name])
+        if folder is not None:
+            (folder.path / "evaluation").mkdir(exist_ok=True)
+            write_json(folder.path / "evaluation" / f"{name}.json", results[name])
     return results
 
 

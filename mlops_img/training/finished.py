@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlops_img.config import Config
 from mlops_img.data.checks import Dataset, load_dataset
+from mlops_img.data.config import CsvConfig, FolderConfig
 from mlops_img.data.loader import default_workers
 from mlops_img.errors import UserError
 from mlops_img.run_folder import RunFolder, load_config
@@ -21,14 +23,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """What a run left behind, and the data it was trained on."""
+class TrainedRun:
+    """What a run left behind, without its data."""
 
     folder: RunFolder
     config: Config
     precision: Precision
     trained: Trained
-    dataset: Dataset
 
     @property
     def workers(self) -> int:
@@ -47,9 +48,36 @@ class FinishedRun:
             skip_bad=self.config.data.on_bad_image == "skip",
         )
 
+    def with_data(self) -> FinishedRun:
+        """List its data too.
 
-def open_run(path: str, **changes: Any) -> FinishedRun:
-    """Open a run with its best checkpoint.
+        Raises:
+            UserError: they are not where its configuration says, or have other classes than it was trained on.
+        """
+        _check_still_there(self.folder, self.config)
+        dataset = load_dataset(self.config.data, classes=self.trained.classes)
+        if dataset.classes != self.trained.classes:
+            raise UserError(
+                f"data.root={self.config.data.root} has other classes than {self.folder.path} was trained on. "
+                "Name that data with data.root=..."
+            )
+        if dataset.fingerprint != self.trained.fingerprint:
+            log.warning(
+                "%s has changed since the training: images that were trained on may lie in other splits now",
+                self.config.data.root,
+            )
+        return FinishedRun(self.folder, self.config, self.precision, self.trained, dataset)
+
+
+@dataclass(frozen=True)
+class FinishedRun(TrainedRun):
+    """What a run left behind, and the data it was trained on."""
+
+    dataset: Dataset
+
+
+def open_trained(path: str, **changes: Any) -> TrainedRun:
+    """Open a run with its best checkpoint, without its data.
 
     Args:
         path: the run folder.
@@ -57,7 +85,7 @@ def open_run(path: str, **changes: Any) -> FinishedRun:
             place of the training's.
 
     Raises:
-        UserError: no such run, no checkpoint, or data with other classes than it was trained on.
+        UserError: no such run, no checkpoint, or a value that cannot be.
     """
     folder = Path(path)
     if not (folder / "config.yaml").is_file():
@@ -71,16 +99,24 @@ def open_run(path: str, **changes: Any) -> FinishedRun:
     validate(config)
     precision = choose_precision(config.train.precision, choose_device(config.train.device))
     set_tf32(config.train.tf32)
-    trained = load_trained(run.checkpoints / "best.pt", precision)
-    dataset = load_dataset(config.data, classes=trained.classes)
-    if dataset.classes != trained.classes:
+    return TrainedRun(run, config, precision, load_trained(run.checkpoints / "best.pt", precision))
+
+
+def open_run(path: str, **changes: Any) -> FinishedRun:
+    """Open a run with its best checkpoint and its data; arguments as of `open_trained`.
+
+    Raises:
+        UserError: no such run, no checkpoint, or data with other classes than it was trained on.
+    """
+    return open_trained(path, **changes).with_data()
+
+
+def _check_still_there(run: RunFolder, config: Config) -> None:
+    """Raise a UserError if the run's images were moved; the other sources write or fetch what is missing."""
+    root = config.data.root
+    if isinstance(config.data, FolderConfig | CsvConfig) and not os.path.exists(os.path.expanduser(root)):
+        here = "" if os.path.isabs(os.path.expanduser(root)) else f" (seen from {os.getcwd()})"
         raise UserError(
-            f"data.root={config.data.root} has other classes than {folder} was trained on. "
-            "Name that data with data.root=..."
+            f"data.root={root}: folder {root} does not exist{here}, and the images of {run.path} are read from there. "
+            "Name where they are now with data.root=..."
         )
-    if dataset.fingerprint != trained.fingerprint:
-        log.warning(
-            "%s has changed since the training: images that were trained on may lie in other splits now",
-            config.data.root,
-        )
-    return FinishedRun(run, config, precision, trained, dataset)
