@@ -11,9 +11,10 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from mlops_img.data.unsupported import JPEG_MAGIC, unsupported_kind
+
 Pixels = NDArray[np.uint8]
 
-JPEG_MAGIC = b"\xff\xd8\xff"
 JPEG_APP1, JPEG_START_OF_SCAN = 0xE1, 0xDA
 # Modes that hold more than 8 bits a channel and that Pillow's own conversion would clip to white.
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -27,6 +28,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on and refuse
 # Of large images and of odd but harmless metadata; neither changes the pixels. Set once and not around each
 # decoding, because threads share the list of filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+UNSUPPORTED = "{}: not supported. Convert it to PNG or to an ordinary JPEG"
 
 # The values of EXIF's orientation tag that turn or mirror, and how to undo them.
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
@@ -44,6 +46,10 @@ class BadImageError(Exception):
     """The bytes are no image that can be decoded whole; the message says why, in one line."""
 
 
+class UnsupportedImageError(BadImageError):
+    """The image may be sound, but is of a kind that is not supported; the message names it, e.g. "12-bit JPEG"."""
+
+
 def decode_rgb(source: bytes | Image.Image) -> Pixels:
     """Decode an image to RGB.
 
@@ -58,8 +64,8 @@ def decode_rgb(source: bytes | Image.Image) -> Pixels:
         uint8 (height, width, 3), C-contiguous.
 
     Raises:
-        BadImageError: not an image, damaged, cut short, of more than `MAX_PIXELS`, or of numbers that do not
-            say what white is.
+        UnsupportedImageError: a kind of image that no decoder here reads, or of numbers that do not say what white is.
+        BadImageError: not an image, damaged, cut short, or of more than `MAX_PIXELS`.
     """
     if isinstance(source, bytes) and source.startswith(JPEG_MAGIC):
         pixels = _decode_jpeg(source)
@@ -67,18 +73,38 @@ def decode_rgb(source: bytes | Image.Image) -> Pixels:
             return pixels
     try:
         image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
+        if image.mode == "F":
+            raise UnsupportedImageError(
+                f"{image.format or 'image'} of 32-bit floating-point pixels, which do not say what white is. "
+                "Convert it to PNG"
+            )
         image.load()
         # Asked for after loading: for TIFF Pillow turns the image then, and takes the tag away.
         return _upright(_to_rgb(image), _orientation(image))
     except BadImageError:
         raise
     except UnidentifiedImageError:
-        raise BadImageError("not an image" if source else "empty file") from None
+        raise _unidentified(source) from None
     except Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
     # Pillow's readers answer damage with many kinds of exceptions.
     except Exception as error:
-        raise BadImageError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise _undecodable(source, error) from error
+
+
+def _unidentified(source: bytes | Image.Image) -> BadImageError:
+    kind = unsupported_kind(source) if isinstance(source, bytes) else None
+    if kind:
+        return UnsupportedImageError(UNSUPPORTED.format(kind))
+    return BadImageError("not an image" if source else "empty file")
+
+
+def _undecodable(source: bytes | Image.Image, error: Exception) -> BadImageError:
+    # Pillow opens any kind of JPEG, and fails to decode some. Other kinds that it opens it can decode.
+    kind = unsupported_kind(source) if isinstance(source, bytes) and source.startswith(JPEG_MAGIC) else None
+    if kind:
+        return UnsupportedImageError(UNSUPPORTED.format(kind))
+    return BadImageError(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _decode_jpeg(data: bytes) -> Pixels | None:
@@ -136,8 +162,6 @@ def _flat(image: Image.Image) -> Image.Image:
     """Convert to mode RGB, whatever it was, with white behind what is transparent."""
     if image.mode in DEEP_MODES:
         image = _to_8_bits(image)
-    if image.mode == "F":
-        raise BadImageError("its pixels are floating-point numbers, which do not say what white is")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -148,5 +172,5 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     # Mode "I" is 32 bits wide, but files that yield it hold 16 bits (PNG, PGM, TIFF), or else anything.
     if values.min() < 0 or values.max() > 65535:
-        raise BadImageError(f"its pixels, from {values.min()} to {values.max()}, are more than 16 bits hold")
+        raise UnsupportedImageError(f"its pixels, from {values.min()} to {values.max()}, are more than 16 bits hold")
     return Image.fromarray(IN_8_BITS[values])
