@@ -11,7 +11,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mlops_img.data.unsupported import JPEG_MAGIC, unsupported_kind
+from mlops_img.data.unsupported import JPEG_MAGIC as JPEG_MAGIC
+from mlops_img.data.unsupported import unsupported_kind
 
 Pixels = NDArray[np.uint8]
 
