@@ -187,17 +187,25 @@ def test_digits_do_not_flood_the_near_duplicates(tmp_path: Path) -> None:
     groups, too_plain = near_groups(thumbnails, 6)
     assert len(close_pairs(hashes, 6)) > 1000  # what hashes alone would have reported of 1,000 digits
     assert len(groups) <= 2
-    assert 0 < too_plain < 500
+    assert 0 < len(too_plain) < 500
 
 
-def test_plain_images_are_counted_and_only_compared_exactly(root: Path) -> None:
+def test_plain_images_are_named_and_only_compared_exactly(root: Path) -> None:
+    edge = Image.new("RGB", (40, 40), "gray")
+    edge.paste("white", (0, 0, 15, 40))
+    edge.save(root / "train/cat/edge.png")
     for number, shade in enumerate((200, 201, 201)):
-        Image.new("RGB", (40, 40), (shade, shade, shade)).save(root / f"train/cat/plain{number}.png")
+        Image.new("RGB", (40, 40), (shade, shade, shade)).save(root / f"test/dog/plain{number}.png")
     findings = look_through(root)
-    assert findings.too_plain == 2  # different ones
+    plain = json.loads(json.dumps(findings.as_dict()))["too_plain"]
+    expected = [(f"test/dog/plain{number}.png", "test", "dog") for number in range(3)]
+    expected.append(("train/cat/edge.png", "train", "cat"))  # the plainest first
+    assert [(str(Path(one["path"]).relative_to(root)), one["split"], one["label"]) for one in plain] == expected
     (group,) = findings.duplicates
-    assert names(group, root) == {"train/cat/plain1.png", "train/cat/plain2.png"}
-    assert "2 images with too little detail" in findings_table(findings)
+    assert names(group, root) == {"test/dog/plain1.png", "test/dog/plain2.png"}
+    lines = findings_table(findings).splitlines()
+    title = lines.index("  images with too little detail for a search of near duplicates (exact ones are found): 4")
+    assert lines[title + 1] == f"    {root / 'test/dog/plain0.png'} (test, dog)"
 
 
 @pytest.mark.parametrize("distance", [0, 1, 3, 6, 8])

@@ -88,7 +88,7 @@ class Findings:
         refusals: other reasons why training does not start with these data.
         missing_classes: (class, split) without a single image.
         duplicates: exact ones first (a group whose files are equal, or whose pixels are), then near ones.
-        too_plain: different images with too little detail for a search of near duplicates.
+        too_plain: images with too little detail for a search of near duplicates, the plainest first.
     """
 
     source: str
@@ -99,7 +99,7 @@ class Findings:
     missing_classes: list[tuple[str, str]]
     unreadable: list[Unreadable]
     duplicates: list[Duplicates]
-    too_plain: int
+    too_plain: list[Place]
     ok: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,7 +163,7 @@ def find(
         ],
         duplicates=[_duplicates(_exact_kind(pictures, rows), rows, places) for rows in exact if len(rows) > 1]
         + [_duplicates("near", rows, places) for rows in near],
-        too_plain=too_plain,
+        too_plain=[places[row] for row in too_plain],
     )
 
 
@@ -206,15 +206,20 @@ def _exact_kind(pictures: Sequence[Picture], rows: Sequence[int]) -> str:
     return "bytes" if len(contents) == 1 and None not in contents else "pixels"
 
 
-def _near_groups(pictures: Sequence[Picture], exact: Sequence[list[int]], bits: int) -> tuple[list[list[int]], int]:
-    """Return groups of different images that look the same, and how many images are too plain to tell."""
+def _near_groups(
+    pictures: Sequence[Picture], exact: Sequence[list[int]], bits: int
+) -> tuple[list[list[int]], list[int]]:
+    """Return groups of different images that look the same, and the images that are too plain to tell."""
     # Copies stand for each other: only the first of them is compared.
     smalls = [(rows, small) for rows in exact if (small := pictures[rows[0]].small) is not None]
     if not smalls:
-        return [], 0
+        return [], []
     different = [rows for rows, _ in smalls]
     groups, too_plain = near_groups(np.stack([small for _, small in smalls]), bits)
-    return [sorted(row for one in group for row in different[one]) for group in groups], too_plain
+    return (
+        [sorted(row for one in group for row in different[one]) for group in groups],
+        [row for one in too_plain for row in different[one]],
+    )
 
 
 def _duplicates(kind: str, rows: Sequence[int], places: Sequence[Place]) -> Duplicates:

@@ -111,11 +111,10 @@ def _remarks(findings: Findings) -> list[str]:
                 f"  imbalance in {name}: {split.per_class[largest]:,} of {largest!r}, "
                 f"{split.per_class[smallest]:,} of {smallest!r}{hint}"
             )
-    if findings.too_plain:
-        lines.append(
-            f"  {_count(findings.too_plain, 'image')} with too little detail for a search of near duplicates "
-            "(exact ones are found)"
-        )
+    lines += _listed(
+        "images with too little detail for a search of near duplicates (exact ones are found)",
+        [_place(image) for image in findings.too_plain],
+    )
     return lines
 
 
