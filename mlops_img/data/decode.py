@@ -9,18 +9,15 @@ from collections.abc import Callable
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from mlops_img.data.deep import WHITE_16, Samples, deep_samples
 from mlops_img.data.unsupported import JPEG_MAGIC as JPEG_MAGIC
 from mlops_img.data.unsupported import unsupported_kind
 
 Pixels = NDArray[np.uint8]
 
 JPEG_APP1, JPEG_START_OF_SCAN = 0xE1, 0xDA
-# Modes that hold more than 8 bits a channel and that Pillow's own conversion would clip to white.
-DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
-# What 16 bits are in 8, with white staying white.
-IN_8_BITS = (np.arange(2**16) / 257).round().astype(np.uint8)
 # Pixels that are converted at once: beside a large picture and its RGB there is then no third and fourth copy.
 STRIP = 2**22
 # Larger pictures are refused: 1.6 GB as RGB. Pillow's own limit, a third of it, stops panoramas and scans.
@@ -51,7 +48,7 @@ class UnsupportedImageError(BadImageError):
     """The image may be sound, but is of a kind that is not supported; the message names it, e.g. "12-bit JPEG"."""
 
 
-def decode_rgb(source: bytes | Image.Image) -> Pixels:
+def decode_rgb(source: bytes | Image.Image, sixteen_bit: str = "declared") -> Pixels:
     """Decode an image to RGB.
 
     Grey, palette, CMYK, 16-bit and EXIF-rotated images become what a viewer shows; transparent ones are
@@ -60,6 +57,9 @@ def decode_rgb(source: bytes | Image.Image) -> Pixels:
 
     Args:
         source: the bytes of an image file, or a Pillow image, which is not changed.
+        sixteen_bit: what is white in an image of more than 8 bits a channel. "declared": the largest value of the
+            depth that its file declares, 65535 if it declares none. "range": the largest value of the image itself,
+            and its smallest one is black.
 
     Returns:
         uint8 (height, width, 3), C-contiguous.
@@ -79,6 +79,10 @@ def decode_rgb(source: bytes | Image.Image) -> Pixels:
                 f"{image.format or 'image'} of 32-bit floating-point pixels, which do not say what white is. "
                 "Convert it to PNG"
             )
+        deep = deep_samples(image, source if isinstance(source, bytes) else _file_of(image), sixteen_bit)
+        if deep is not None:
+            pixels = _from_samples(deep, sixteen_bit)
+            return _upright(pixels, _orientation(image) if deep.orientation is None else deep.orientation)
         image.load()
         # Asked for after loading: for TIFF Pillow turns the image then, and takes the tag away.
         return _upright(_to_rgb(image), _orientation(image))
@@ -148,6 +152,32 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(UPRIGHT[orientation](pixels)) if orientation in UPRIGHT else pixels
 
 
+def _file_of(image: Image.Image) -> bytes | None:
+    """Return the bytes of the file whose first picture is opened and not loaded yet; None of other images."""
+    file = getattr(image, "fp", None)
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile or file is None or image.tell():
+        return None
+    place = file.tell()
+    file.seek(0)
+    data: bytes = file.read()
+    file.seek(place)
+    return data
+
+
+def _from_samples(samples: Samples, sixteen_bit: str) -> Pixels:
+    rows = max(1, STRIP // max(1, samples.width))
+    if sixteen_bit == "range" or not samples.is_checked or max(samples.black, samples.white) < WHITE_16:
+        least, most = samples.range(rows)
+        if not samples.is_checked and (least < 0 or most > WHITE_16):
+            raise UnsupportedImageError(f"its pixels, from {least} to {most}, are more than 16 bits hold")
+        samples = samples.with_range(least, most) if sixteen_bit == "range" else samples.with_room_for(most)
+    pixels = np.empty((samples.height, samples.width, 3), np.uint8)
+    for top in range(0, samples.height, rows):
+        bottom = min(top + rows, samples.height)
+        pixels[top:bottom] = samples.to_rgb(top, bottom)
+    return pixels
+
+
 def _to_rgb(image: Image.Image) -> Pixels:
     rows = max(1, STRIP // max(1, image.width))
     if rows >= image.height:
@@ -161,17 +191,9 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 def _flat(image: Image.Image) -> Image.Image:
     """Convert to mode RGB, whatever it was, with white behind what is transparent."""
-    if image.mode in DEEP_MODES:
-        image = _to_8_bits(image)
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    # Mode "I" is 32 bits wide, but files that yield it hold 16 bits (PNG, PGM, TIFF), or else anything.
-    if values.min() < 0 or values.max() > 65535:
-        raise UnsupportedImageError(f"its pixels, from {values.min()} to {values.max()}, are more than 16 bits hold")
-    return Image.fromarray(IN_8_BITS[values])
