@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from mlops_img.data.deep import WHITE_16, Samples, deep_samples
+from mlops_img.data.frames import Box, first_frame
 from mlops_img.data.unsupported import JPEG_MAGIC as JPEG_MAGIC
-from mlops_img.data.unsupported import unsupported_kind
+from mlops_img.data.unsupported import kind_decoded_wrongly, unsupported_kind
 
 Pixels = NDArray[np.uint8]
 
@@ -74,18 +75,21 @@ def decode_rgb(source: bytes | Image.Image, sixteen_bit: str = "declared") -> Pi
             return pixels
     try:
         image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
-        if image.mode == "F":
-            raise UnsupportedImageError(
-                f"{image.format or 'image'} of 32-bit floating-point pixels, which do not say what white is. "
-                "Convert it to PNG"
-            )
-        deep = deep_samples(image, source if isinstance(source, bytes) else _file_of(image), sixteen_bit)
+        data = source if isinstance(source, bytes) else _file_of(image)
+        kind = kind_decoded_wrongly(image, data)
+        if kind:
+            raise UnsupportedImageError(UNSUPPORTED.format(kind))
+        deep = deep_samples(image, data, sixteen_bit)
         if deep is not None:
             pixels = _from_samples(deep, sixteen_bit)
             return _upright(pixels, _orientation(image) if deep.orientation is None else deep.orientation)
+        box = first_frame(image, data)
         image.load()
+        pixels = _to_rgb(image)
+        if box is not None:
+            _whiten_around(pixels, box)
         # Asked for after loading: for TIFF Pillow turns the image then, and takes the tag away.
-        return _upright(_to_rgb(image), _orientation(image))
+        return _upright(pixels, _orientation(image))
     except BadImageError:
         raise
     except UnidentifiedImageError:
@@ -162,6 +166,12 @@ def _file_of(image: Image.Image) -> bytes | None:
     data: bytes = file.read()
     file.seek(place)
     return data
+
+
+def _whiten_around(pixels: Pixels, box: Box) -> None:
+    left, top, right, bottom = box
+    pixels[:top] = pixels[bottom:] = 255
+    pixels[:, :left] = pixels[:, right:] = 255
 
 
 def _from_samples(samples: Samples, sixteen_bit: str) -> Pixels:

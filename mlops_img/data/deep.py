@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from mlops_img.data import tiff
 
@@ -98,7 +98,7 @@ def deep_samples(image: Image.Image, data: bytes | None, how: str) -> Samples | 
         form = tiff.layout(image.tag_v2)
         if form is not None:
             return _of_tiff(image, data, form, how)
-    if image.format == "PNG" and data is not None:
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and data is not None:
         return _of_png(image, data, how)
     return _of_mode(image) if image.mode in DEEP_MODES else None
 
@@ -143,7 +143,7 @@ def _of_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes | None, form: tif
     )
 
 
-def _of_png(image: Image.Image, data: bytes, how: str) -> Samples | None:
+def _of_png(image: PngImagePlugin.PngImageFile, data: bytes, how: str) -> Samples | None:
     raw_mode, key = _raw_mode(image), image.info.get("transparency")
     if raw_mode == "I;16B":
         return _of_mode(image)
@@ -170,7 +170,7 @@ def _of_png(image: Image.Image, data: bytes, how: str) -> Samples | None:
     )
 
 
-def _raw_mode(image: Image.Image) -> str:
+def _raw_mode(image: PngImagePlugin.PngImageFile) -> str:
     """Return how Pillow is going to understand the bytes of a file that is not loaded yet."""
     arguments = image.tile[0].args
     return arguments if isinstance(arguments, str) else str(arguments[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -18,6 +18,7 @@ MEDIA_BRANDS = {
     b"mif1": "HEIF image",
     b"msf1": "HEIF image sequence",
 }
+JPEG_2000_START = b"\xff\x4f\xff\x51"  # of the codestream; the first channel's depth stands 42 bytes behind
 JPEG_XL_MAGICS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 # Markers that start a JPEG's frame (ITU-T T.81, table B.1; 0xF7 is JPEG-LS) and what they say about it. The decoders
 # read those without a name here: baseline, progressive, lossless, and arithmetic-coded.
@@ -53,6 +54,23 @@ def unsupported_kind(data: bytes) -> str | None:
         return "JPEG XL image"
     if data[4:8] == b"ftyp":
         return MEDIA_BRANDS.get(data[8:12])
+    return None
+
+
+def kind_decoded_wrongly(image: Image.Image, data: bytes | None) -> str | None:
+    """Name what kind of image it is, if Pillow would open it and give wrong pixels.
+
+    Args:
+        image: opened.
+        data: of its file; None where it is not at hand.
+    """
+    if image.mode == "F":
+        return f"{image.format or 'image'} of 32-bit floating-point pixels, which do not say what white is"
+    if image.format == "JPEG2000" and image.mode != "I;16" and data is not None:
+        # Pillow's rounding to 8 bits makes white black.
+        place = data.find(JPEG_2000_START)
+        bits = (data[place + 42] & 0x7F) + 1 if 0 <= place < len(data) - 42 else 8
+        return f"{bits}-bit JPEG 2000 with several channels" if bits > 8 else None
     return None
 
 
