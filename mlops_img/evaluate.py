@@ -38,7 +38,7 @@ def evaluate(config: EvaluateConfig) -> float:
     run = open_run(config.run, data=config.data, train=config.train)
     result = evaluate_splits(run.folder, run.trained, run.evaluator(), run.dataset, [config.split])[config.split]
     images = run.dataset.split(config.split)
-    report = write_report(run.folder.path, result, lambda row: read_pixels(images, row))
+    report = write_report(run.folder.path, result, lambda row: read_pixels(images, row, run.trained.preprocessing))
     print(f"{config.split}.{'n':18}{result['n']}")
     for name in SHOWN:
         print(f"{config.split}.{name:18}{result[name]:.4f}")

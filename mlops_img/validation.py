@@ -7,11 +7,12 @@ from typing import Any
 
 from mlops_img.compression.config import BenchmarkConfig, ExportConfig
 from mlops_img.config import Config
-from mlops_img.data.config import DataConfig
+from mlops_img.data.config import SIXTEEN_BIT, DataConfig
 from mlops_img.errors import UserError, did_you_mean
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.on_bad_image": ("raise", "skip"),
+    "data.sixteen_bit": SIXTEEN_BIT,
     "augment.crop": ("random_resized", "pad", "none"),
     "augment.policy": ("none", "randaugment", "trivialaugment"),
     "schedule.name": ("cosine", "one_cycle", "step", "constant"),

@@ -310,3 +310,18 @@ def test_strips_of_deep_images_give_the_pixels_of_the_whole(how: str, monkeypatc
     monkeypatch.setattr(decode, "STRIP", 2 * WIDTH)
     for data, expected in zip(files, whole, strict=True):
         np.testing.assert_array_equal(decode_rgb(data, how), expected)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_range_leaves_few_bits_as_they_are(bits: int) -> None:
+    png = deep_png([[1, 2]], 2, 0, bits, tRNS=struct.pack(">H", 3))
+    for data in (png, gray_tiff(samples(5) // 2, 5), gray_tiff(samples(7) // 2 - 64, 8, sample_format=2)):
+        np.testing.assert_array_equal(decode_rgb(data, "range"), decode_rgb(data))
+
+
+def test_loaded_tiff_of_which_zero_is_white_is_not_shown_as_a_negative() -> None:
+    values = samples(16)
+    image = opened(gray_tiff(values, 16, photometric=0, t274=1))
+    twin = decode_rgb(image)
+    image.load()
+    np.testing.assert_array_equal(decode_rgb(image), twin)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mlops_img.cli import command
 from mlops_img.config import AuditConfig
-from mlops_img.data.config import DataConfig
+from mlops_img.data.config import SIXTEEN_BIT, DataConfig
 from mlops_img.data.findings import Findings, find
 from mlops_img.data.findings_table import findings_table
 from mlops_img.data.near_duplicates import MAX_DISTANCE
@@ -29,14 +29,16 @@ from mlops_img.data.sources import Table, open_source
 from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import EXIT_FAILED, UserError
 from mlops_img.storage import write_json
+from mlops_img.validation import check_choice
 
 
 def audit(config: AuditConfig) -> Findings:
     """Read every image of the data set and return what was found.
 
     Raises:
-        UserError: the data are missing or malformed, or near_duplicate_bits is out of range.
+        UserError: the data are missing or malformed, near_duplicate_bits is out of range, or sixteen_bit is unknown.
     """
+    check_choice("data.sixteen_bit", config.data.sixteen_bit, SIXTEEN_BIT)
     if not 0 <= config.near_duplicate_bits <= MAX_DISTANCE:
         raise UserError(
             f"near_duplicate_bits={config.near_duplicate_bits}: must lie between 0 and {MAX_DISTANCE} "
@@ -45,13 +47,17 @@ def audit(config: AuditConfig) -> Findings:
     table, refusals = _split_if_possible(open_source(config.data).table(), config.data)
     if len(table.classes) < 2:
         refusals.append(f"there is only the class {table.classes[0]!r}: a classifier needs two at least")
-    pictures = [scan(images, config.data.workers, title=f"scanning {split}") for split, images in table.splits.items()]
+    pictures = [
+        scan(images, config.data.workers, sixteen_bit=config.data.sixteen_bit, title=f"scanning {split}")
+        for split, images in table.splits.items()
+    ]
     return find(
         table,
         list(chain.from_iterable(pictures)),
         source=config.data.source,
         root=config.data.root,
         near_duplicate_bits=config.near_duplicate_bits,
+        sixteen_bit=config.data.sixteen_bit,
         refusals=refusals,
     )
 

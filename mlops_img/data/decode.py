@@ -101,6 +101,24 @@ def decode_rgb(source: bytes | Image.Image, sixteen_bit: str = "declared") -> Pi
         raise _undecodable(source, error) from error
 
 
+def deep_range(source: bytes | Image.Image) -> tuple[float, float] | None:
+    """Return which part of the range that is declared an image of more than 8 bits a channel uses.
+
+    Args:
+        source: an image that `decode_rgb` can decode.
+
+    Returns:
+        Its smallest and its largest sample, where 0 and 1 are the ends of the range; None of 8-bit images.
+    """
+    image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
+    samples = deep_samples(image, source if isinstance(source, bytes) else _file_of(image), "range")
+    if samples is None or not samples.is_deep:
+        return None
+    low, high = sorted((samples.black, samples.white))
+    least, most = samples.range(max(1, STRIP // max(1, samples.width)))
+    return (least - low) / (high - low), (most - low) / (high - low)
+
+
 def _unidentified(source: bytes | Image.Image) -> BadImageError:
     kind = unsupported_kind(source) if isinstance(source, bytes) else None
     if kind:
@@ -159,7 +177,9 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 def _file_of(image: Image.Image) -> bytes | None:
     """Return the bytes of the file whose first picture is opened and not loaded yet; None of other images."""
     file = getattr(image, "fp", None)
-    if not isinstance(image, ImageFile.ImageFile) or not image.tile or file is None or image.tell():
+    if not isinstance(image, ImageFile.ImageFile) or file is None or image.tell():
+        return None
+    if not image.tile and image.format != "WEBP":  # loaded; of WebP Pillow says only then where its pixels are
         return None
     place = file.tell()
     file.seek(0)
@@ -176,7 +196,7 @@ def _whiten_around(pixels: Pixels, box: Box) -> None:
 
 def _from_samples(samples: Samples, sixteen_bit: str) -> Pixels:
     rows = max(1, STRIP // max(1, samples.width))
-    if sixteen_bit == "range" or not samples.is_checked or max(samples.black, samples.white) < WHITE_16:
+    if samples.is_deep and (sixteen_bit == "range" or not samples.is_checked or samples.declares_less_than_16_bits):
         least, most = samples.range(rows)
         if not samples.is_checked and (least < 0 or most > WHITE_16):
             raise UnsupportedImageError(f"its pixels, from {least} to {most}, are more than 16 bits hold")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from mlops_img.data import tiff
 
@@ -48,6 +48,16 @@ class Samples:
     transparent: tuple[int, ...] | None = None
     orientation: int | None = None
     is_checked: bool = True
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether there are more than 8 bits a channel."""
+        return abs(self.white - self.black) > 255
+
+    @property
+    def declares_less_than_16_bits(self) -> bool:
+        """Whether there may be samples beyond the white that the file declares."""
+        return abs(self.white - self.black) < WHITE_16
 
     def range(self, at_once: int) -> tuple[int, int]:
         """Return the smallest and the largest sample, looking at so many rows at once."""
@@ -118,20 +128,21 @@ def _of_mode(image: Image.Image, white: int = WHITE_16) -> Samples:
 
 
 def _of_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes | None, form: tiff.Layout, how: str) -> Samples | None:
-    is_known = not image.tile or image.tile[0].args[0] != tiff.NOT_FOR_PILLOW
+    is_known = not image.tile or _raw_mode(image) != tiff.NOT_FOR_PILLOW
+    black, white = form.declared_range
+    if form.photometric == tiff.WHITE_IS_ZERO:
+        black, white = white, black
     if data is None or (is_known and form.is_read_by_pillow):
         if image.mode in DEEP_MODES:
-            return _of_mode(image, form.most or WHITE_16)
+            return replace(_of_mode(image), black=black, white=white, is_checked=form.bits <= 16)
         if data is None or form.bits <= 8 or (how == "declared" and form.most is None):
             return None
     values = tiff.read_samples(data, image.tag_v2, form)
     colors = values if form.extra is None else values[:, :, :-1]
-    black, white = form.declared_range
-    if form.photometric == tiff.WHITE_IS_ZERO:
-        black, white = white, black
     has_alpha = form.extra in (tiff.ASSOCIATED, tiff.UNASSOCIATED)
     return Samples(
-        *values.shape[:2],
+        values.shape[0],
+        values.shape[1],
         rows=lambda top, bottom: colors[top:bottom],
         black=black,
         white=white,
@@ -156,7 +167,9 @@ def _of_png(image: PngImagePlugin.PngImageFile, data: bytes, how: str) -> Sample
         values = _png_as(data, "RGBA").view(">u2").astype(np.uint16)
     else:  # the decoder gives one byte of each sample at a time
         high, low = _png_as(data, raw_mode), _png_as(data, raw_mode.replace(";16B", ";16L"))
-        values = high.astype(np.uint16) << 8 | low
+        values = high.astype(np.uint16)
+        values <<= 8
+        values |= low
     has_alpha = values.shape[2] in (2, 4)
     colors = values[:, :, :-1] if has_alpha else values
     return Samples(
@@ -170,10 +183,10 @@ def _of_png(image: PngImagePlugin.PngImageFile, data: bytes, how: str) -> Sample
     )
 
 
-def _raw_mode(image: PngImagePlugin.PngImageFile) -> str:
+def _raw_mode(image: ImageFile.ImageFile) -> str:
     """Return how Pillow is going to understand the bytes of a file that is not loaded yet."""
     arguments = image.tile[0].args
-    return arguments if isinstance(arguments, str) else str(arguments[0])
+    return str(arguments[0]) if isinstance(arguments, tuple) else str(arguments)
 
 
 def _png_as(data: bytes, raw_mode: str) -> NDArray[np.uint8]:

@@ -81,6 +81,21 @@ class SplitFindings:
 
 
 @dataclass(frozen=True)
+class DeepImages:
+    """The images of more than 8 bits a channel.
+
+    Attributes:
+        images: how many there are.
+        used: the share of the range that their files declare from the smallest value of all to the largest.
+        sixteen_bit: how they were decoded, `data.sixteen_bit`.
+    """
+
+    images: int
+    used: float
+    sixteen_bit: str
+
+
+@dataclass(frozen=True)
 class Findings:
     """All that was found; `ok` is False where training refuses the data, skips images or misleads.
 
@@ -89,6 +104,7 @@ class Findings:
         missing_classes: (class, split) without a single image.
         duplicates: exact ones first (a group whose files are equal, or whose pixels are), then near ones.
         too_plain: images with too little detail for a search of near duplicates, the plainest first.
+        deep: None where each image has 8 bits a channel.
     """
 
     source: str
@@ -100,6 +116,7 @@ class Findings:
     unreadable: list[Unreadable]
     duplicates: list[Duplicates]
     too_plain: list[Place]
+    deep: DeepImages | None
     ok: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +139,7 @@ def find(
     source: str,
     root: str,
     near_duplicate_bits: int,
+    sixteen_bit: str = "declared",
     refusals: Sequence[str] = (),
 ) -> Findings:
     """Compare and count.
@@ -131,6 +149,7 @@ def find(
         pictures: one for each image of the table, split by split.
         source, root: where the table comes from; only repeated.
         near_duplicate_bits: how many of 64 hash bits near duplicates may differ in.
+        sixteen_bit: how the images were decoded; only repeated.
         refusals: reasons found before why training does not start with these data.
     """
     places = [
@@ -164,6 +183,7 @@ def find(
         duplicates=[_duplicates(_exact_kind(pictures, rows), rows, places) for rows in exact if len(rows) > 1]
         + [_duplicates("near", rows, places) for rows in near],
         too_plain=[places[row] for row in too_plain],
+        deep=_describe_deep([picture.used for picture in pictures if picture.used], sixteen_bit),
     )
 
 
@@ -183,6 +203,12 @@ def _describe_split(classes: Sequence[str], images: Sequence[tuple[Place, Pictur
         formats=_most_frequent(picture.format for _, picture in readable),
         modes=_most_frequent(picture.mode for _, picture in readable),
     )
+
+
+def _describe_deep(used: Sequence[tuple[float, float]], sixteen_bit: str) -> DeepImages | None:
+    if not used:
+        return None
+    return DeepImages(len(used), round(max(most for _, most in used) - min(least for least, _ in used), 6), sixteen_bit)
 
 
 def _range(values: Sequence[int]) -> Range | None:

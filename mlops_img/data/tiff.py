@@ -94,7 +94,7 @@ class Layout:
 
 def layout(tags: TiffImagePlugin.ImageFileDirectory_v2) -> Layout | None:
     """Return the layout of a gray or RGB TIFF of integers; None for others."""
-    photometric = tags.get(PHOTOMETRIC)
+    photometric = tags.get(PHOTOMETRIC, -1)
     colors = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3}.get(photometric)
     bits = tags.get(BITS, (1,))
     formats = tags.get(FORMAT, (UNSIGNED,))
@@ -159,7 +159,7 @@ def _read_plane(
     if tiled and across * channels * bits % 8:
         raise ValueError("its tiles end within a byte")
     row = (across * channels * bits + 7) // 8  # bytes
-    described = {
+    described: dict[int, tuple[int, ...]] = {
         HEIGHT: (height,),
         BITS: (8,),
         COMPRESSION: (UNCOMPRESSED if bits != form.bits else tags.get(COMPRESSION, UNCOMPRESSED),),
@@ -208,11 +208,12 @@ def _numbers(stored: NDArray[np.uint8], bits: int, signed: bool, order: str) -> 
 
 
 def _unpacked(stored: NDArray[np.uint8], bits: int) -> NDArray[np.uint16]:
-    single = np.unpackbits(stored, axis=-1)
+    single: NDArray[Any] = np.unpackbits(stored, axis=-1)
     single = single[..., : single.shape[-1] // bits * bits].reshape(*stored.shape[:-1], -1, bits)
-    values = np.zeros(single.shape[:-1], np.uint16)
+    values: NDArray[np.uint16] = np.zeros(single.shape[:-1], np.uint16)
     for place in range(bits):
-        values = values << 1 | single[..., place]
+        values <<= 1
+        values |= single[..., place]
     return values
 
 
