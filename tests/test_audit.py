@@ -208,6 +208,37 @@ def test_plain_images_are_named_and_only_compared_exactly(root: Path) -> None:
     assert lines[title + 1] == f"    {root / 'test/dog/plain0.png'} (test, dog)"
 
 
+def deep(root: Path, shift: int) -> None:
+    """Make every image gray, 16 bits a channel, with values of 8 bits shifted by so many."""
+    for path in root.rglob("*.png"):
+        gray = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray(gray << shift).save(path)
+
+
+def test_16_bit_images_that_use_little_of_their_range_are_named_with_the_option(root: Path) -> None:
+    deep(root, 4)
+    findings = look_through(root)
+    assert findings.ok
+    deep_images = json.loads(json.dumps(findings.as_dict()))["deep"]
+    assert (deep_images["images"], deep_images["sixteen_bit"]) == (18, "declared")
+    assert 0.04 < deep_images["used"] < 1 / 16
+    table = findings_table(findings)
+    assert "low contrast: 18 images of 16 bits a channel, which use 6." in table
+    assert "data.sixteen_bit=range" in table
+    stretched = audit(AuditConfig(data=FolderConfig(root=str(root), sixteen_bit="range")))
+    assert stretched.deep is not None
+    assert "low contrast" not in findings_table(stretched)
+
+
+def test_16_bit_images_that_use_their_range_and_8_bit_ones_are_not_named(root: Path) -> None:
+    assert look_through(root).deep is None
+    deep(root, 8)
+    findings = look_through(root)
+    assert findings.deep is not None
+    assert findings.deep.used > 0.5
+    assert "low contrast" not in findings_table(findings)
+
+
 @pytest.mark.parametrize("distance", [0, 1, 3, 6, 8])
 def test_close_pairs_are_those_that_comparing_all_finds(distance: int) -> None:
     generator = np.random.default_rng(distance)
