@@ -76,7 +76,9 @@ def evaluate(config: EvaluateConfig) -> float:
         own = run.with_data()
         result = evaluate_splits(None, own.trained, own.evaluator(), own.dataset, [config.split])[config.split]
         images, place = own.dataset.split(config.split), place_of_own(own, result)
-    path, report = write_result(run.folder, result, lambda row: read_pixels(images, row), place)
+    path, report = write_result(
+        run.folder, result, lambda row: read_pixels(images, row, run.trained.preprocessing), place
+    )
     print(f"{config.split}.{'n':18}{result['n']}")
     for name in SHOWN:
         print(f"{config.split}.{name:18}{result[name]:.4f}")

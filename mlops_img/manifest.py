@@ -59,6 +59,7 @@ class PreprocessingInfo(Record):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     grey: bool
+    sixteen_bit: Literal["declared", "range"] = "declared"  # bundles of earlier versions do not say it
 
 
 class CompiledFor(Record):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mlops_img.bundle import read_bundle
-from mlops_img.data.decode import BadImageError, decode_rgb
+from mlops_img.data.decode import BadImageError
 from mlops_img.data.transforms import Preprocessing, stack
 from mlops_img.device import find_device
 from mlops_img.errors import UserError
@@ -107,7 +107,7 @@ class Predictor:
                 )
             pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
         else:
-            pixels = decode_rgb(image)
+            pixels = self.preprocessing.decode(image)
         return self.preprocessing.crop(pixels)
 
     def run(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlops_img.compression.config import BenchmarkConfig, ExportConfig
 from mlops_img.config import Config
-from mlops_img.data.config import CsvConfig, DataConfig
+from mlops_img.data.config import SIXTEEN_BIT, CsvConfig, DataConfig
 from mlops_img.errors import UserError, did_you_mean
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -96,6 +96,7 @@ def validate_data(config: DataConfig) -> None:
     Raises:
         UserError: the first key that cannot be; says what it may be.
     """
+    check_choice("data.sixteen_bit", config.sixteen_bit, SIXTEEN_BIT)
     if config.crop_pct <= 0:
         raise UserError(f"data.crop_pct={config.crop_pct}: it must be more than 0")
     for key in ("mean", "std"):

@@ -217,17 +217,56 @@ def test_digits_do_not_flood_the_near_duplicates(tmp_path: Path) -> None:
     groups, too_plain = near_groups(thumbnails, 6)
     assert len(close_pairs(hashes, 6)) > 1000  # what hashes alone would have reported of 1,000 digits
     assert len(groups) <= 2
-    assert 0 < too_plain < 500
+    assert 0 < len(too_plain) < 500
 
 
-def test_plain_images_are_counted_and_only_compared_exactly(root: Path) -> None:
+def test_plain_images_are_named_and_only_compared_exactly(root: Path) -> None:
+    edge = Image.new("RGB", (40, 40), "gray")
+    edge.paste("white", (0, 0, 15, 40))
+    edge.save(root / "train/cat/edge.png")
     for number, shade in enumerate((200, 201, 201)):
-        Image.new("RGB", (40, 40), (shade, shade, shade)).save(root / f"train/cat/plain{number}.png")
+        Image.new("RGB", (40, 40), (shade, shade, shade)).save(root / f"test/dog/plain{number}.png")
     findings = look_through(root)
-    assert findings.too_plain == 2  # different ones
+    plain = json.loads(json.dumps(findings.as_dict()))["too_plain"]
+    expected = [(f"test/dog/plain{number}.png", "test", "dog") for number in range(3)]
+    expected.append(("train/cat/edge.png", "train", "cat"))  # the plainest first
+    assert [(str(Path(one["path"]).relative_to(root)), one["split"], one["label"]) for one in plain] == expected
     (group,) = findings.duplicates
-    assert names(group, root) == {"train/cat/plain1.png", "train/cat/plain2.png"}
-    assert "2 images with too little detail" in findings_table(findings)
+    assert names(group, root) == {"test/dog/plain1.png", "test/dog/plain2.png"}
+    lines = findings_table(findings).splitlines()
+    title = lines.index("  images with too little detail for a search of near duplicates (exact ones are found): 4")
+    assert lines[title + 1] == f"    {root / 'test/dog/plain0.png'} (test, dog)"
+
+
+def deep(root: Path, shift: int) -> None:
+    """Make every image gray, 16 bits a channel, with values of 8 bits shifted by so many."""
+    for path in root.rglob("*.png"):
+        gray = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray(gray << shift).save(path)
+
+
+def test_16_bit_images_that_use_little_of_their_range_are_named_with_the_option(root: Path) -> None:
+    deep(root, 4)
+    findings = look_through(root)
+    assert findings.ok
+    deep_images = json.loads(json.dumps(findings.as_dict()))["deep"]
+    assert (deep_images["images"], deep_images["sixteen_bit"]) == (18, "declared")
+    assert 0.04 < deep_images["used"] < 1 / 16
+    table = findings_table(findings)
+    assert "low contrast: 18 images of 16 bits a channel, which use 6." in table
+    assert "data.sixteen_bit=range" in table
+    stretched = audit(AuditConfig(data=FolderConfig(root=str(root), sixteen_bit="range")))
+    assert stretched.deep is not None
+    assert "low contrast" not in findings_table(stretched)
+
+
+def test_16_bit_images_that_use_their_range_and_8_bit_ones_are_not_named(root: Path) -> None:
+    assert look_through(root).deep is None
+    deep(root, 8)
+    findings = look_through(root)
+    assert findings.deep is not None
+    assert findings.deep.used > 0.5
+    assert "low contrast" not in findings_table(findings)
 
 
 @pytest.mark.parametrize("distance", [0, 1, 3, 6, 8])

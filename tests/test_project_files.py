@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.metadata
+import io
 import os
 import re
 import resource
@@ -21,6 +23,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from mlops_img import __version__
+from mlops_img.data.mnist5k import png
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -108,7 +111,7 @@ def test_constraints_pin_every_dependency_exactly_and_to_a_version_that_is_allow
 
 
 def test_git_ignores_data_and_runs_but_not_the_source_of_the_same_name(checkout: Path) -> None:
-    ignored = ("data/mnist5k/train/0/0000.pgm", "runs/a/summary.json", ".venv/bin/python", ".coverage.host.1")
+    ignored = ("data/mnist5k/train/0/0000.png", "runs/a/summary.json", ".venv/bin/python", ".coverage.host.1")
     kept = (
         "mlops_img/data/loader.py",
         "conf/data/folder.yaml",
@@ -223,7 +226,7 @@ def test_dvc_status_is_clean_after_make_data_and_names_a_changed_file(checkout: 
     status = (sys.executable, "-m", "dvc", "status")
     clean = run(*status, cwd=checkout, **environment)
     assert clean.stdout.strip() == "Data and pipelines are up to date.", clean.stderr
-    with (checkout / "data/mnist5k/train/0/0000.pgm").open("ab") as image:
+    with (checkout / "data/mnist5k/train/0/0000.png").open("ab") as image:
         image.write(b"x")
     assert re.search(r"modified: +data/mnist5k", run(*status, cwd=checkout, **environment).stdout)
 
@@ -231,14 +234,18 @@ def test_dvc_status_is_clean_after_make_data_and_names_a_changed_file(checkout: 
 def test_default_data_are_real_grey_images_that_no_split_shares(tmp_path: Path) -> None:
     root = tmp_path / "mnist5k"
     run(*WRITE_DATA, root, cwd=ROOT)
-    files = sorted(root.rglob("*.pgm"))
+    files = sorted(root.rglob("*.png"))
     per_class = Counter(path.parent.relative_to(root).as_posix() for path in files)
     counts = {"train": 350, "val": 50, "test": 100}
     assert per_class == {f"{split}/{digit}": counts[split] for split in counts for digit in range(10)}
     assert len({path.read_bytes() for path in files}) == 5000
-    with Image.open(files[0]) as image:
-        assert (image.size, image.mode) == ((28, 28), "L")
-        assert image.getextrema()[1] > 200
+    digest = hashlib.sha256()
+    for path in files:
+        with Image.open(path) as image:
+            assert (image.format, image.size, image.mode) == ("PNG", (28, 28), "L")
+            digest.update(image.tobytes())
+    # Of the pixels in the order of the names: which digit lies where must not change between versions.
+    assert digest.hexdigest() == "d3f04a728d718352db4fa9b0a6f5198226eea0c16d4995e7132acd327a475c25"
 
 
 def test_default_data_are_left_alone_once_they_are_there(tmp_path: Path) -> None:
@@ -246,6 +253,29 @@ def test_default_data_are_left_alone_once_they_are_there(tmp_path: Path) -> None
     (tmp_path / "mnist5k" / "mine.txt").write_text("kept")
     assert "already there" in run(*WRITE_DATA, tmp_path / "mnist5k", cwd=ROOT, **COVERAGE).stdout
     assert [path.name for path in (tmp_path / "mnist5k").iterdir()] == ["mine.txt"]
+
+
+def test_default_data_of_an_earlier_version_are_left_alone_and_named(tmp_path: Path) -> None:
+    old = tmp_path / "mnist5k" / "train" / "0" / "0000.pgm"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"P5\n28 28\n255\n" + bytes(784))
+    again = run(*WRITE_DATA, tmp_path / "mnist5k", cwd=ROOT, **COVERAGE)
+    assert "already there" in again.stdout
+    assert again.stderr.splitlines() == [
+        f"{tmp_path / 'mnist5k'} holds the PGM files of an earlier version. Delete it to get the same digits as PNG"
+    ]
+    assert [path for path in (tmp_path / "mnist5k").rglob("*") if path.is_file()] == [old]
+
+
+def test_default_data_are_valid_png_whose_pixels_are_stored() -> None:
+    pixels = bytes(number % 251 for number in range(784))
+    file = png(pixels)
+    with Image.open(io.BytesIO(file)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.tobytes() == pixels
+    for row in range(28):
+        assert pixels[28 * row : 28 * row + 28] in file
 
 
 def test_default_data_that_cannot_be_written_whole_leave_nothing(tmp_path: Path) -> None:

@@ -79,6 +79,6 @@ def write_samples(folder: Path, run: FinishedRun, count: int) -> list[Sample]:
     for place, row in enumerate(calibration_rows(images.labels, count, run.config.seed).tolist()):
         (folder / "samples").mkdir(exist_ok=True)
         name = f"samples/{place}.png"
-        Image.fromarray(shrink(read_pixels(images, row))).save(folder / name)
+        Image.fromarray(shrink(read_pixels(images, row, run.trained.preprocessing))).save(folder / name)
         samples.append(Sample(file=name, label=run.trained.classes[int(images.labels[row])]))
     return samples

@@ -177,7 +177,8 @@ class Validation:
 
 
 def _read(run: FinishedRun, images: ImageSet, plans: list[Plan]) -> Iterator[Batch]:
-    loaded = load_batches(images, run.trained.preprocessing.crop, plans, workers=run.workers)
+    preprocessing = run.trained.preprocessing
+    loaded = load_batches(images, preprocessing.crop, plans, decode=preprocessing.decode, workers=run.workers)
     skipped: dict[str, str] | None = {} if run.config.data.on_bad_image == "skip" else None
     return skip_or_raise(loaded, images, skipped, least=0)
 

@@ -36,8 +36,9 @@ def audit(config: AuditConfig) -> Findings:
     """Read every image of the data set and return what was found.
 
     Raises:
-        UserError: the data are missing or malformed, or near_duplicate_bits is out of range.
+        UserError: the data are missing or malformed, or a key is out of range.
     """
+    validate_data(config.data)
     if not 0 <= config.near_duplicate_bits <= MAX_DISTANCE:
         raise UserError(
             f"near_duplicate_bits={config.near_duplicate_bits}: must lie between 0 and {MAX_DISTANCE} "
@@ -46,13 +47,17 @@ def audit(config: AuditConfig) -> Findings:
     table, refusals = _split_if_possible(open_source(config.data).table(), config.data)
     if len(table.classes) < 2:
         refusals.append(f"there is only the class {table.classes[0]!r}: a classifier needs two at least{table.hint}")
-    pictures = [scan(images, config.data.workers, title=f"scanning {split}") for split, images in table.splits.items()]
+    pictures = [
+        scan(images, config.data.workers, sixteen_bit=config.data.sixteen_bit, title=f"scanning {split}")
+        for split, images in table.splits.items()
+    ]
     return find(
         table,
         list(chain.from_iterable(pictures)),
         source=config.data.source,
         root=config.data.root,
         near_duplicate_bits=config.near_duplicate_bits,
+        sixteen_bit=config.data.sixteen_bit,
         refusals=refusals,
     )
 
@@ -101,7 +106,6 @@ def output_path(config: AuditConfig) -> Path:
 
 def run(config: AuditConfig) -> None:
     """Audit, print, write; leave with `EXIT_FAILED` where the data need mending."""
-    validate_data(config.data)
     path = output_path(config)
     findings = audit(config)
     write_findings(findings, path)

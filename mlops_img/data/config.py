@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+SIXTEEN_BIT = ("declared", "range")
+
 
 @dataclass
 class EvaluateDataConfig:
@@ -40,6 +42,10 @@ class DataConfig(EvaluateDataConfig):
     use_given_test: bool = True
     # Seed of that split alone, so that `seed` varies the training and not the data.
     split_seed: int = 0
+    # What is white in an image of 16 bits a channel: declared takes the depth that its file declares (12 bits: 4095),
+    # or else 65535; range stretches each image's own smallest..largest value to black..white. Choose range where 12-bit
+    # data lie in files that do not say so; images of different exposure then look alike.
+    sixteen_bit: str = "declared"
     # An image that cannot be decoded: raise stops the run; skip leaves it out, counts and lists it.
     on_bad_image: str = "raise"
     # Train although the same image lies in two splits, or although the splits' classes differ.

@@ -82,6 +82,21 @@ class SplitFindings:
 
 
 @dataclass(frozen=True)
+class DeepImages:
+    """The images of more than 8 bits a channel.
+
+    Attributes:
+        images: how many there are.
+        used: the share of the range that their files declare from the smallest value of all to the largest.
+        sixteen_bit: how they were decoded, `data.sixteen_bit`.
+    """
+
+    images: int
+    used: float
+    sixteen_bit: str
+
+
+@dataclass(frozen=True)
 class Findings:
     """All that was found; `ok` is False where training refuses the data, skips images or misleads.
 
@@ -89,7 +104,8 @@ class Findings:
         refusals: other reasons why training does not start with these data.
         missing_classes: (class, split) without a single image.
         duplicates: exact ones first (a group whose files are equal, or whose pixels are), then near ones.
-        too_plain: different images with too little detail for a search of near duplicates.
+        too_plain: images with too little detail for a search of near duplicates, the plainest first.
+        deep: None where each image has 8 bits a channel.
         left_out: files that are not among the images, by reason and name.
     """
 
@@ -101,7 +117,8 @@ class Findings:
     missing_classes: list[tuple[str, str]]
     unreadable: list[Unreadable]
     duplicates: list[Duplicates]
-    too_plain: int
+    too_plain: list[Place]
+    deep: DeepImages | None
     left_out: list[LeftOut] = field(default_factory=list)
     ok: bool = field(init=False)
 
@@ -125,6 +142,7 @@ def find(
     source: str,
     root: str,
     near_duplicate_bits: int,
+    sixteen_bit: str = "declared",
     refusals: Sequence[str] = (),
 ) -> Findings:
     """Compare and count.
@@ -134,6 +152,7 @@ def find(
         pictures: one for each image of the table, split by split.
         source, root: where the table comes from; only repeated.
         near_duplicate_bits: how many of 64 hash bits near duplicates may differ in.
+        sixteen_bit: how the images were decoded; only repeated.
         refusals: reasons found before why training does not start with these data.
     """
     places = [
@@ -166,7 +185,8 @@ def find(
         ],
         duplicates=[_duplicates(_exact_kind(pictures, rows), rows, places) for rows in exact if len(rows) > 1]
         + [_duplicates("near", rows, places) for rows in near],
-        too_plain=too_plain,
+        too_plain=[places[row] for row in too_plain],
+        deep=_describe_deep([picture.used for picture in pictures if picture.used], sixteen_bit),
         left_out=table.left_out,
     )
 
@@ -187,6 +207,12 @@ def _describe_split(classes: Sequence[str], images: Sequence[tuple[Place, Pictur
         formats=_most_frequent(picture.format for _, picture in readable),
         modes=_most_frequent(picture.mode for _, picture in readable),
     )
+
+
+def _describe_deep(used: Sequence[tuple[float, float]], sixteen_bit: str) -> DeepImages | None:
+    if not used:
+        return None
+    return DeepImages(len(used), round(max(most for _, most in used) - min(least for least, _ in used), 6), sixteen_bit)
 
 
 def _range(values: Sequence[int]) -> Range | None:
@@ -210,15 +236,20 @@ def _exact_kind(pictures: Sequence[Picture], rows: Sequence[int]) -> str:
     return "bytes" if len(contents) == 1 and None not in contents else "pixels"
 
 
-def _near_groups(pictures: Sequence[Picture], exact: Sequence[list[int]], bits: int) -> tuple[list[list[int]], int]:
-    """Return groups of different images that look the same, and how many images are too plain to tell."""
+def _near_groups(
+    pictures: Sequence[Picture], exact: Sequence[list[int]], bits: int
+) -> tuple[list[list[int]], list[int]]:
+    """Return groups of different images that look the same, and the images that are too plain to tell."""
     # Copies stand for each other: only the first of them is compared.
     smalls = [(rows, small) for rows in exact if (small := pictures[rows[0]].small) is not None]
     if not smalls:
-        return [], 0
+        return [], []
     different = [rows for rows, _ in smalls]
     groups, too_plain = near_groups(np.stack([small for _, small in smalls]), bits)
-    return [sorted(row for one in group for row in different[one]) for group in groups], too_plain
+    return (
+        [sorted(row for one in group for row in different[one]) for group in groups],
+        [row for one in too_plain for row in different[one]],
+    )
 
 
 def _duplicates(kind: str, rows: Sequence[int], places: Sequence[Place]) -> Duplicates:

@@ -13,6 +13,9 @@ MAX_EXAMPLES = 10
 MAX_IMAGES_OF_A_GROUP = 4
 # A class this many times smaller than the largest is worth a word.
 NOTABLE_IMBALANCE = 3.0
+# Images of more than 8 bits that use a smaller share of their range than this are black, or have no contrast: 12 bits
+# in 16 use just less.
+NOTABLE_RANGE = 1 / 16
 
 
 def findings_table(findings: Findings) -> str:
@@ -113,11 +116,16 @@ def _remarks(findings: Findings) -> list[str]:
                 f"{split.per_class[smallest]:,} of {smallest!r}{hint}"
             )
     lines += [f"  left out, {phrase}" for phrase in describe_left_out(findings.left_out)]
-    if findings.too_plain:
+    deep = findings.deep
+    if deep and deep.sixteen_bit == "declared" and deep.used < NOTABLE_RANGE:
         lines.append(
-            f"  {_count(findings.too_plain, 'image')} with too little detail for a search of near duplicates "
-            "(exact ones are found)"
+            f"  low contrast: {_count(deep.images, 'image')} of 16 bits a channel, which use {100 * deep.used:.1f} % "
+            "of their range, as 12-bit data in 16-bit files do (data.sixteen_bit=range stretches each image)"
         )
+    lines += _listed(
+        "images with too little detail for a search of near duplicates (exact ones are found)",
+        [_place(image) for image in findings.too_plain],
+    )
     return lines
 
 

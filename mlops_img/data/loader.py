@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,6 +32,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # From a decoded image, uint8 (height, width, 3), to what the model is fed, uint8 (3, side, side).
 Transform = Callable[[NDArray[np.uint8]], Tensor]
+# From the bytes of a file, or a Pillow image, to the decoded image.
+Decode = Callable[[bytes | Image.Image], NDArray[np.uint8]]
 
 
 class Plan(NamedTuple):
@@ -98,10 +101,11 @@ def ordered_plans(size: int, batch_size: int) -> list[Plan]:
 class ImageBatches(Dataset[Batch]):
     """Reads, decodes and transforms the images of a plan; the same plan gives the same batch anywhere."""
 
-    def __init__(self, images: ImageSet, transform: Transform, seed: int = 0) -> None:
+    def __init__(self, images: ImageSet, transform: Transform, seed: int = 0, *, decode: Decode = decode_rgb) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
+        self.decode = decode
 
     def __getitem__(self, plan: Plan) -> Batch:
         """Return the planned batch, short of the images that cannot be decoded."""
@@ -109,7 +113,7 @@ class ImageBatches(Dataset[Batch]):
         with torch.random.fork_rng(devices=[]):
             for row in plan.rows.tolist():
                 try:
-                    image = decode_rgb(self.images.read(self.images.paths[row]))
+                    image = self.decode(self.images.read(self.images.paths[row]))
                 except (BadImageError, OSError) as error:
                     bad.append((row, (isinstance(error, OSError) and error.strerror) or str(error)))
                     continue
@@ -158,6 +162,7 @@ def load_batches(
     transform: Transform,
     plans: Iterable[Plan],
     *,
+    decode: Decode = decode_rgb,
     seed: int = 0,
     workers: int = 0,
     device: torch.device | None = None,
@@ -168,7 +173,7 @@ def load_batches(
     """
     sampler = plans if isinstance(plans, Sequence | ShuffledPlans) else list(plans)
     return Loader(
-        ImageBatches(images, transform, seed),
+        ImageBatches(images, transform, seed, decode=decode),
         batch_size=None,  # a plan is a whole batch already
         collate_fn=_as_it_is,  # type: ignore[arg-type]  # the default one would make lists of tuples
         sampler=sampler,

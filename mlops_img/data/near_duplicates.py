@@ -59,7 +59,7 @@ def difference_hashes(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.uint64]
     return hashes, informative.sum(1)
 
 
-def near_groups(thumbnails: NDArray[np.uint8], max_distance: int) -> tuple[list[list[int]], int]:
+def near_groups(thumbnails: NDArray[np.uint8], max_distance: int) -> tuple[list[list[int]], list[int]]:
     """Group the thumbnails of pictures that look the same.
 
     Args:
@@ -67,14 +67,16 @@ def near_groups(thumbnails: NDArray[np.uint8], max_distance: int) -> tuple[list[
         max_distance: a pair's hashes differ in at most this many bits, 0 to `MAX_DISTANCE`.
 
     Returns:
-        The groups of two and more positions, ascending; and how many pictures are too plain to be compared.
+        The groups of two and more positions, ascending; and the positions of the pictures that are too plain to be
+        compared, the plainest first.
     """
     hashes, detail = difference_hashes(thumbnails)
     rows = np.flatnonzero(detail >= PLAIN_BITS)
     pairs = rows[close_pairs(hashes[rows], max_distance)]
     needed = np.where(detail[pairs].min(1) >= DETAILED_BITS, DETAILED_CORRELATION, PLAINER_CORRELATION)
     pairs = pairs[_correlations(thumbnails, pairs) >= needed]
-    return connected(pairs.tolist()), len(thumbnails) - len(rows)
+    plain = np.argsort(detail, kind="stable")[: len(thumbnails) - len(rows)]
+    return connected(pairs.tolist()), plain.tolist()
 
 
 def close_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.intp]:

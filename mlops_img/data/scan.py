@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from mlops_img.data.decode import decode_rgb
+from mlops_img.data.decode import decode_rgb, deep_range
 from mlops_img.data.near_duplicates import thumbnail
 from mlops_img.data.sources import ImageSet
 
@@ -33,6 +33,8 @@ class Picture:
         format, mode: what Pillow calls them, e.g. "JPEG" and "RGB".
         pixels: digest of the decoded RGB values, the same for one picture in two lossless formats.
         small: the thumbnail that near duplicates are found by.
+        used: of an image of more than 8 bits a channel, its smallest and largest value as shares of the range that its
+            file declares; None of others.
     """
 
     content: bytes | None
@@ -43,9 +45,12 @@ class Picture:
     mode: str = ""
     pixels: bytes = b""
     small: NDArray[np.uint8] | None = None
+    used: tuple[float, float] | None = None
 
 
-def scan(images: ImageSet, workers: int | None = None, *, title: str = "scanning") -> list[Picture]:
+def scan(
+    images: ImageSet, workers: int | None = None, *, sixteen_bit: str = "declared", title: str = "scanning"
+) -> list[Picture]:
     """Read and decode every image, in threads: what takes long releases the interpreter's lock.
 
     A progress bar goes to stderr if that is a terminal. A picture takes about 1 kB of memory.
@@ -53,6 +58,7 @@ def scan(images: ImageSet, workers: int | None = None, *, title: str = "scanning
     Args:
         images: what to read.
         workers: threads; None is one per core.
+        sixteen_bit: as for `mlops_img.data.decode.decode_rgb`.
         title: what the progress bar says.
 
     Returns:
@@ -63,7 +69,7 @@ def scan(images: ImageSet, workers: int | None = None, *, title: str = "scanning
     ]
 
     def look_at(rows: range) -> list[Picture]:
-        return [look(images, images.paths[row]) for row in rows]
+        return [look(images, images.paths[row], sixteen_bit) for row in rows]
 
     # Set here and not around each decoding: the list of filters is shared by all threads.
     with warnings.catch_warnings():
@@ -72,14 +78,15 @@ def scan(images: ImageSet, workers: int | None = None, *, title: str = "scanning
             return list(_with_progress(pool.map(look_at, parts), len(images), title))
 
 
-def look(images: ImageSet, name: str) -> Picture:
+def look(images: ImageSet, name: str, sixteen_bit: str = "declared") -> Picture:
     """Read and decode one image; what goes wrong on the way becomes the picture's fault."""
     content = None
     try:
         source = images.read(name)
         if isinstance(source, bytes):
             content = _digest(source)
-        pixels = decode_rgb(source)
+        pixels = decode_rgb(source, sixteen_bit)
+        used = deep_range(source)
         # Only the header is read here.
         header = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
     # An audit survives every file: Pillow's readers answer damage with many kinds of exceptions.
@@ -95,6 +102,7 @@ def look(images: ImageSet, name: str) -> Picture:
         mode=header.mode,
         pixels=_digest(np.array([height, width]).tobytes() + pixels.tobytes()),
         small=thumbnail(pixels),
+        used=used,
     )
 
 

@@ -23,7 +23,7 @@ from mlops_img.data.config import (
 )
 from mlops_img.data.left_out import LeftOut, LeftOutFiles, Reason, log_left_out
 from mlops_img.data.levels import doubts, hint_below
-from mlops_img.data.listing import SPLIT_FOLDERS, split_of
+from mlops_img.data.listing import split_of
 from mlops_img.data.mnist5k import write_mnist5k
 from mlops_img.errors import UserError
 

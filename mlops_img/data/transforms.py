@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from mlops_img.data.decode import decode_rgb
+
 # Of an image that much longer than wide, only the middle that is kept is resized.
 ELONGATED = 8
 RGB_TO_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to "L"
@@ -21,13 +23,14 @@ RGB_TO_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to "
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the shorter side, crop the centre, normalise.
+    """Decode, resize the shorter side, crop the centre, normalise.
 
     Attributes:
         image_size: side of the square, in pixels.
         crop_pct: the shorter side is resized to round(image_size / crop_pct).
         mean, std: per RGB channel, of values in [0, 1].
         grey: the model takes one channel, the grey value.
+        sixteen_bit: what is white in an image of more than 8 bits a channel, see `mlops_img.data.decode.decode_rgb`.
     """
 
     image_size: int
@@ -35,6 +38,15 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     grey: bool = False
+    sixteen_bit: str = "declared"
+
+    def decode(self, source: bytes | Image.Image) -> NDArray[np.uint8]:
+        """Decode the bytes of an image file, or a Pillow image, to uint8 (height, width, 3).
+
+        Raises:
+            BadImageError: it cannot be decoded whole.
+        """
+        return decode_rgb(source, self.sixteen_bit)
 
     def crop(self, image: NDArray[np.uint8]) -> Tensor:
         """Resize and crop as torchvision's Resize and CenterCrop do, bilinear with antialiasing.
@@ -90,7 +102,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Make again what `to_dict` wrote."""
+        """Make again what `to_dict` wrote; what earlier versions did not write is as it was for them."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from mlops_img.config import ModelConfig
 from mlops_img.data.checks import Dataset
-from mlops_img.data.decode import decode_rgb
 from mlops_img.data.loader import load_batches, ordered_plans, skip_or_raise
 from mlops_img.data.sources import ImageSet
 from mlops_img.data.transforms import Preprocessing
@@ -51,6 +50,7 @@ class Evaluator:
             images,
             self.preprocessing.crop,
             ordered_plans(len(images), self.batch_size),
+            decode=self.preprocessing.decode,
             workers=self.workers,
             device=self.precision.device,
         )
@@ -120,6 +120,6 @@ def evaluate_splits(
     return results
 
 
-def read_pixels(images: ImageSet, row: int) -> NDArray[np.uint8]:
-    """Return the decoded image, uint8 (height, width, 3), for a picture in the report."""
-    return decode_rgb(images.read(images.paths[row]))
+def read_pixels(images: ImageSet, row: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the image as the model's preprocessing decodes it, uint8 (height, width, 3), to show it to people."""
+    return preprocessing.decode(images.read(images.paths[row]))

@@ -141,7 +141,9 @@ def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, 
     if bad:
         log.warning("%d training images were left out, see %s", len(bad), folder.skipped)
     write_json(folder.summary, summary)
-    report = write_report(folder.path, results["test"], lambda row: read_pixels(dataset.test, row))
+    report = write_report(
+        folder.path, results["test"], lambda row: read_pixels(dataset.test, row, trained.preprocessing)
+    )
     drawn = [path for path in sorted(report.parent.glob("*.png")) if path != folder.training_samples]
     tracker.log_images({f"report/{path.stem}": path for path in drawn}, state.step)
     if setup.config.tracking.log_artifact:

@@ -39,7 +39,7 @@ def augmented_images(setup: Setup) -> tuple[list[NDArray[np.uint8]], Tensor]:
     train, recipe = setup.dataset.train, setup.recipe
     count = min(SHOWN, len(train))
     plans = ShuffledPlans(len(train), count, per_epoch=1, seed=setup.config.seed, start=0, stop=1)
-    (batch,) = load_batches(train, setup.augment, plans, seed=setup.config.seed)
+    (batch,) = load_batches(train, setup.augment, plans, decode=recipe.preprocessing.decode, seed=setup.config.seed)
     if not len(batch.labels):
         return [], batch.labels
     seed_step(setup.config.seed, 0)

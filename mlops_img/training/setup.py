@@ -125,7 +125,15 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
         stop=setup.every.total * parts,
     )
     device = setup.recipe.precision.device
-    return load_batches(images, setup.augment, plans, seed=config.seed, workers=setup.workers, device=device)
+    return load_batches(
+        images,
+        setup.augment,
+        plans,
+        decode=setup.recipe.preprocessing.decode,
+        seed=config.seed,
+        workers=setup.workers,
+        device=device,
+    )
 
 
 def intervals(config: Config, images: int) -> Intervals:
@@ -157,4 +165,5 @@ def make_preprocessing(config: DataConfig, model: nn.Module, *, grey: bool) -> P
         tuple(config.mean) if config.mean is not None else mean,
         tuple(config.std) if config.std is not None else std,
         grey,
+        config.sixteen_bit,
     )

@@ -1,0 +1,81 @@
+"""Files of more than 8 bits a channel, of kinds that Pillow does not write."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+
+Row = Sequence[int]  # the samples of a row, one pixel after the other
+
+
+def packed(rows: Sequence[Row], bits: int, order: str = "<") -> list[bytes]:
+    """Return each row's samples: as TIFF packs them, the highest bit first, or 8, 16 and 32 bits as whole numbers."""
+    if bits in (8, 16, 32):
+        kind = {8: "B", 16: "H", 32: "L"}[bits]
+        return [struct.pack(f"{order}{len(row)}{kind}", *(value % 2**bits for value in row)) for row in rows]
+    lines = ["".join(f"{value % 2**bits:0{bits}b}" for value in row) for row in rows]
+    return [int(line.ljust(-(-len(line) // 8) * 8, "0"), 2).to_bytes(-(-len(line) // 8)) for line in lines]
+
+
+def tiff(
+    strips: Sequence[bytes],
+    width: int,
+    height: int,
+    bits: int,
+    *,
+    order: str = "<",
+    channels: int = 1,
+    photometric: int = 1,
+    sample_format: int = 1,
+    extra: int | None = None,
+    deflate: bool = False,
+    tile: int | None = None,
+    **tags: int,
+) -> bytes:
+    """Write a TIFF of these strips or square tiles; further tags as t281=4095."""
+    strips = [zlib.compress(strip) for strip in strips] if deflate else list(strips)
+    offsets = [8]
+    for strip in strips:
+        offsets.append(offsets[-1] + len(strip))
+    sizes = [stop - start for start, stop in pairwise(offsets)]
+    entries: dict[int, list[int]] = {
+        256: [width],
+        257: [height],
+        258: [bits] * channels,
+        259: [8 if deflate else 1],
+        262: [photometric],
+        277: [channels],
+        339: [sample_format] * channels,
+    }
+    entries |= {338: [extra]} if extra is not None else {}
+    if tile:
+        entries |= {322: [tile], 323: [tile], 324: offsets[:-1], 325: sizes}
+    else:
+        per_strip = -(-height // max(1, len(strips) // (channels if tags.get("t284") == 2 else 1)))
+        entries |= {273: offsets[:-1], 278: [per_strip], 279: sizes}
+    entries |= {int(name[1:]): [value] for name, value in tags.items()}
+    start = offsets[-1] + offsets[-1] % 2
+    place, directory, behind = start + 2 + 12 * len(entries) + 4, b"", b""
+    for tag, values in sorted(entries.items()):
+        content = struct.pack(f"{order}{len(values)}L", *values)
+        if len(values) > 1:
+            content, behind = struct.pack(f"{order}L", place + len(behind)), behind + content
+        directory += struct.pack(f"{order}HHL", tag, 4, len(values)) + content
+    header = struct.pack(f"{order}2sHL", b"II" if order == "<" else b"MM", 42, start)
+    count = struct.pack(f"{order}H", len(entries))
+    return header + b"".join(strips).ljust(start - 8, b"\0") + count + directory + bytes(4) + behind
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+
+
+def deep_png(rows: Sequence[Row], width: int, color: int, bits: int = 16, **chunks: bytes) -> bytes:
+    """Write a PNG of a color type (0 gray, 2 RGB, 4 gray with alpha, 6 RGBA) with further chunks before the pixels."""
+    header = struct.pack(">LLBBBBB", width, len(rows), bits, color, 0, 0, 0)
+    lines = b"".join(b"\0" + line for line in packed(rows, bits, ">"))
+    further = b"".join(png_chunk(name.encode(), content) for name, content in chunks.items())
+    pixels = png_chunk(b"IDAT", zlib.compress(lines))
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + further + pixels + png_chunk(b"IEND", b"")
