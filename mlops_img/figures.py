@@ -18,8 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.sparse import csr_array
 
 from mlops_img.pictures import INK, printable
+from mlops_img.training.confusion import Stored, confused_pairs, read_confusion
 
 MUTED, GRID = "#66717d", "#e3e7eb"
 BLUE, PALE_BLUE, ORANGE, RED = "#2f6f9f", "#b9d0e2", "#c8703a", "#b03a3a"
@@ -27,6 +29,8 @@ BLUES = LinearSegmentedColormap.from_list("blues", ["#ffffff", "#9fc3de", BLUE, 
 
 MAX_COUNTED_CLASSES = 20  # more than this, and numbers in the confusion matrix cannot be read
 MAX_NAMED_CLASSES = 50  # more than this, and neither can the names beside it
+MAX_DRAWN_CLASSES = 400  # more than this, and a class has no pixels of its own in it: the most confused are drawn
+MAX_CONFUSED_CLASSES = 40
 MAX_BARS = 40  # 20 worst and 20 best
 MAX_JOBS = 40
 
@@ -70,14 +74,26 @@ def learning_curves_figure(training: Sequence[dict[str, Any]], validation: Seque
     return figure
 
 
-def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+def drawn_classes(count: int) -> int:
+    """Return how many of so many classes the confusion matrix shows."""
+    return count if count <= MAX_DRAWN_CLASSES else MAX_CONFUSED_CLASSES
+
+
+def confusion_figure(confusion: Stored, classes: Sequence[str]) -> Figure:
     """How often images of each true class (rows) were predicted as each class (columns).
 
     Colours are shares of the row; their scale is a square root, or the rare mistakes of a good model could
-    not be seen. Cells carry counts for up to 20 classes, axes carry names for up to 50.
+    not be seen. Cells carry counts for up to 20 classes, axes carry names for up to 50. Of more than 400 classes
+    the 40 of the most confused pairs are shown, those of a pair side by side.
     """
-    counts = np.asarray(confusion, dtype=np.int64)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    matrix = read_confusion(confusion, len(classes))
+    totals = matrix.sum(axis=1)
+    shown = list(range(len(classes)))
+    if drawn_classes(len(classes)) < len(classes):
+        shown = _most_confused_classes(matrix, drawn_classes(len(classes)))
+        classes = [classes[label] for label in shown]
+    counts = matrix[shown][:, shown].toarray()
+    shares = counts / np.maximum(totals[shown], 1)[:, None]
     size = min(10.0, max(4.2, 1.9 + 0.42 * len(classes)))
     figure = _figure(size + 0.9, size)
     axes = figure.add_subplot()
@@ -103,6 +119,13 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
     bar.ax.tick_params(colors=INK, labelsize=8, length=0)
     bar.outline.set_visible(False)
     return figure
+
+
+def _most_confused_classes(matrix: csr_array, count: int) -> list[int]:
+    """Return the classes of the most confused pairs, filled up with others where too few are confused."""
+    pairs = confused_pairs(matrix, limit=count)
+    found = dict.fromkeys(label for pair in pairs for label in pair[:2])
+    return list(found | dict.fromkeys(range(matrix.shape[0])))[:count]
 
 
 def per_class_figure(per_class: Sequence[dict[str, Any]]) -> Figure:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from mlops_img import figures
 from mlops_img.pictures import contact_sheet, data_uri, embed, shrink
 from mlops_img.run_folder import RunFolder
 from mlops_img.storage import read_json, write_atomically
+from mlops_img.training.confusion import most_confused
 
 CONFUSED_PAIRS = 15
 LISTED_SKIPPED = 50
@@ -91,7 +92,8 @@ def write_report(
         metrics=metrics,
         charts=charts,
         training_samples=data_uri(samples.read_bytes(), "png") if samples.exists() else None,
-        confused_pairs=most_confused(evaluation["confusion"], evaluation["classes"])[:CONFUSED_PAIRS],
+        drawn_classes=figures.drawn_classes(len(evaluation["classes"])),
+        confused_pairs=most_confused(evaluation["confusion"], evaluation["classes"], CONFUSED_PAIRS),
         mistakes=[(mistake, embed(image)) for mistake, image in zip(mistakes, images, strict=True)],
         skipped=evaluation.get("skipped") or [],
         listed_skipped=LISTED_SKIPPED,
@@ -123,26 +125,6 @@ def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, f
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def most_confused(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Pairs of classes by how many images of `label` were predicted as `predicted`, most first.
-
-    Each is {"label", "predicted", "count", "share" of the label's images}; pairs never confused are left out.
-    """
-    counts = np.asarray(confusion, dtype=np.int64).reshape(len(classes), len(classes))
-    totals = counts.sum(axis=1)
-    wrong = counts - np.diag(np.diag(counts))
-    pairs = [
-        {
-            "label": classes[row],
-            "predicted": classes[column],
-            "count": int(wrong[row, column]),
-            "share": float(wrong[row, column] / totals[row]),
-        }
-        for row, column in np.argwhere(wrong).tolist()
-    ]
-    return sorted(pairs, key=lambda pair: (-pair["count"], -pair["share"]))
 
 
 def _figures(

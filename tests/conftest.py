@@ -53,6 +53,12 @@ def write_shapes(root: Path, per_class: int, seed: int = 0, suffix: str = ".jpg"
     return root
 
 
+@pytest.fixture(autouse=True)
+def content_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of the tests' images is not kept in the cache folder of the user who runs them."""
+    monkeypatch.setattr("mlops_img.data.content_cache.cache_folder", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def shared_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 images in 3 class folders, without splits; not to be changed."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from sklearn import metrics as sklearn_metrics  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from mlops_img.data.loader import Batch
 from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
+from mlops_img.training.confusion import confused_pairs, count_confusion, most_confused, read_confusion, store_confusion
 from mlops_img.training.metrics import (
     WORST_MISTAKES,
     Predictions,
@@ -69,7 +71,8 @@ def test_measures_are_those_of_scikit_learn(seed: int, classes: int, present: in
     # By default scikit-learn averages over the classes that occur as label or prediction.
     macro = sklearn_metrics.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
     assert [result[f"{key}_macro"] for key in ("precision", "recall", "f1")] == pytest.approx(list(macro[:3]))
-    assert result["confusion"] == sklearn_metrics.confusion_matrix(labels, predicted, labels=range(classes)).tolist()
+    confusion = read_confusion(result["confusion"], classes).toarray()
+    assert confusion.tolist() == sklearn_metrics.confusion_matrix(labels, predicted, labels=range(classes)).tolist()
     if classes >= 10:
         top5 = sklearn_metrics.top_k_accuracy_score(labels, predictions.logits.numpy(), k=5, labels=range(classes))
         assert result["top5"] == pytest.approx(top5)
@@ -170,6 +173,60 @@ def test_everything_is_plain_json(classes: int, count: int) -> None:
     predictions = random_predictions(0, classes, count)
     result = evaluate(predictions, fit_temperature(predictions))
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+# --- many classes ------------------------------------------------------------------------------------
+
+
+def test_the_stored_confusion_grows_with_the_images_and_not_with_pairs_of_classes() -> None:
+    classes, count = 3000, 500
+    result = evaluate(random_predictions(0, classes, count))
+    cells = result["confusion"]["cells"]
+    assert len(cells) <= count
+    assert sum(number for _, _, number in cells) == count
+    assert cells == sorted(cells)
+    assert len(json.dumps(result)) < 1_000_000  # a dense matrix alone takes 27 MB
+
+
+def test_the_confusion_of_earlier_versions_is_read_as_well() -> None:
+    dense = [[3, 1, 0], [0, 0, 0], [2, 0, 5]]
+    matrix = read_confusion(dense, 3)
+    assert matrix.toarray().tolist() == dense
+    stored = store_confusion(matrix)
+    assert stored == {"cells": [[0, 0, 3], [0, 1, 1], [2, 0, 2], [2, 2, 5]]}
+    assert read_confusion(stored, 3).toarray().tolist() == dense
+    assert most_confused(dense, ["a", "b", "c"]) == most_confused(stored, ["a", "b", "c"])
+
+
+def test_the_most_confused_pairs_come_first_and_equal_ones_by_their_share() -> None:
+    labels = np.repeat([0, 1, 2, 2], [3, 2, 2, 6])
+    predicted = np.repeat([1, 1, 0, 2], [3, 2, 2, 6])
+    labels, predicted = np.append(labels, [1, 1]), np.append(predicted, [2, 2])
+    matrix = count_confusion(labels, predicted, 3)
+    assert confused_pairs(matrix) == [(0, 1, 3, 1.0), (1, 2, 2, 0.5), (2, 0, 2, 0.25)]
+    assert confused_pairs(matrix, limit=1) == [(0, 1, 3, 1.0)]
+    assert confused_pairs(count_confusion([0, 1], [0, 1], 2)) == []
+
+
+def test_the_measures_do_not_depend_on_the_size_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions = random_predictions(0, classes=30, count=401)
+    whole = evaluate(predictions, fit_temperature(predictions))
+    monkeypatch.setattr("mlops_img.training.metrics.PART_VALUES", 100)
+    parts = evaluate(predictions, fit_temperature(predictions))
+    for name in ("loss", "ece", "ece_calibrated", "temperature"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-9)
+    assert [row["path"] for row in parts["mistakes"]] == [row["path"] for row in whole["mistakes"]]
+
+
+def test_the_fitted_temperature_is_that_of_the_whole_cross_entropy_in_float64() -> None:
+    predictions = random_predictions(3, classes=40, count=20_000)
+    logits, labels = predictions.logits.double(), predictions.labels
+
+    def loss(log_temperature: float) -> float:
+        return functional.cross_entropy(logits / np.exp(log_temperature), labels).item()
+
+    wanted = np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x)
+    assert fit_temperature(predictions) == pytest.approx(wanted, rel=1e-6)
 
 
 # --- predicting --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlops_img import figures, report
+from mlops_img.training.confusion import count_confusion, store_confusion
 
 Reader = Callable[[int], NDArray[np.uint8]]
 RUN_NAME = "2026-11-23_10-00-00_resnet18"
@@ -426,6 +427,45 @@ def test_two_classes_show_counts_in_the_cells() -> None:
         ((1, 0), "2"),
         ((1, 1), "50"),
     }
+
+
+def test_of_thousands_of_classes_the_most_confused_are_drawn_with_their_names() -> None:
+    names = [f"class {label}" for label in range(3000)]
+    labels = np.concatenate([np.arange(3000), np.repeat(np.arange(2000, 2030), 5)])
+    predicted = np.concatenate([np.arange(3000), np.repeat(np.arange(100, 130), 5)])
+    stored = store_confusion(count_confusion(labels, predicted, 3000))
+    axes = figures.confusion_figure(stored, names).axes[0]
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown[:4] == ["class 2000", "class 100", "class 2001", "class 101"]
+    assert len(shown) == figures.MAX_CONFUSED_CLASSES == figures.drawn_classes(3000)
+    shares = np.asarray(axes.images[0].get_array())
+    assert shares[0, 1] == pytest.approx(5 / 6)  # of all images of the label, also those not drawn
+
+
+def test_thousands_of_classes_without_a_mistake_are_drawn_too() -> None:
+    stored = store_confusion(count_confusion(np.arange(3000), np.arange(3000), 3000))
+    axes = figures.confusion_figure(stored, [str(label) for label in range(3000)]).axes[0]
+    assert len(axes.get_yticklabels()) == figures.MAX_CONFUSED_CLASSES
+
+
+def test_page_of_thousands_of_classes_is_small_and_says_what_it_shows(tmp_path: Path) -> None:
+    classes = [f"species number {number}" for number in range(3000)]
+    labels = np.arange(6000) % 3000
+    predicted = np.where(np.arange(6000) % 3 == 0, (labels + 1) % 3000, labels)
+    confusion = count_confusion(labels, predicted, 3000)
+    support = confusion.sum(axis=1).tolist()
+    rates = {"precision": 0.7, "recall": 0.7, "f1": 0.7}
+    bins = reliability(np.full(6000, 0.9), labels == predicted)
+    evaluation = {
+        **{"split": "test", "n": 6000, "loss": 1.0, "top1": 0.67, "f1_macro": 0.7, "ece": 0.2, "classes": classes},
+        "per_class": [{"name": name, "support": n, **rates} for name, n in zip(classes, support, strict=True)],
+        **{"confusion": store_confusion(confusion), "reliability": bins},
+    }
+    path = report.write_report(tmp_path, evaluation, lambda _: np.zeros((8, 8, 3), np.uint8))
+    page = Page(path)
+    assert path.stat().st_size < 3_000_000
+    assert "Only the 40 classes of the most confused pairs, of 3000, are shown" in page.text
+    assert all(name in page.text for name in (classes[0], classes[1500], classes[2999]))
 
 
 def test_only_certainty_is_called_100_percent() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from mlops_img.cli import command
 from mlops_img.config import AuditConfig
 from mlops_img.data.config import DataConfig
+from mlops_img.data.duplicates import ContentIndex
 from mlops_img.data.findings import Findings, find
 from mlops_img.data.findings_table import findings_table
 from mlops_img.data.near_duplicates import MAX_DISTANCE
@@ -65,7 +66,7 @@ def audit(config: AuditConfig) -> Findings:
 def _split_if_possible(table: Table, config: DataConfig) -> tuple[Table, list[str]]:
     """Return the splits that training would see; or those given, and why there can be no others."""
     try:
-        return with_all_splits(table, config), []
+        return with_all_splits(table, config, ContentIndex(config.root)), []
     except UserError as error:
         return table, [str(error)]
     except OSError as error:  # splitting compares the files, and one cannot be opened

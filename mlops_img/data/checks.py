@@ -6,13 +6,15 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from mlops_img.data.config import DataConfig
-from mlops_img.data.duplicates import content_groups, groups_of_several
+from mlops_img.data.duplicates import ContentIndex, groups_of_several
+from mlops_img.data.names import names_below
 from mlops_img.data.sources import WITHOUT_TEST, ImageSet, Table, open_source, read_file
-from mlops_img.data.splits import names_below, with_all_splits
+from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import UserError
 
 
@@ -63,9 +65,10 @@ def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) ->
             f"{mismatches[0]}{_and_more(mismatches)}. "
             f"Add its images, or train all the same with data.allow_class_mismatch=true{_hint_at_test(source)}"
         )
-    table = with_all_splits(source, config)
+    contents = ContentIndex(config.root)
+    table = with_all_splits(source, config, contents)
     if not config.allow_leakage:
-        leaks = find_leaks(table)
+        leaks = find_leaks(table, contents)
         if leaks:
             one, other = leaks[0]
             raise UserError(
@@ -73,7 +76,7 @@ def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) ->
                 "Delete one of each, or train all the same with data.allow_leakage=true; "
                 "`python -m mlops_img.data.audit` lists all"
             )
-    return Dataset(table.classes, **table.splits, fingerprint=fingerprint(table, config.root))
+    return Dataset(table.classes, **table.splits, fingerprint=fingerprint(table, config.root, contents))
 
 
 def _in_order_of(classes: Sequence[str] | None, table: Table) -> Table:
@@ -86,7 +89,7 @@ def _in_order_of(classes: Sequence[str] | None, table: Table) -> Table:
     return replace(table, classes=list(classes), splits=splits)
 
 
-def find_leaks(table: Table) -> list[tuple[str, str]]:
+def find_leaks(table: Table, contents: ContentIndex | None = None) -> list[tuple[str, str]]:
     """Return the pairs of files that hold the same bytes and lie in different splits.
 
     Data sets that are not files (torchvision's) are taken as their makers split them; the audit looks
@@ -96,7 +99,7 @@ def find_leaks(table: Table) -> list[tuple[str, str]]:
     paths = [path for images in splits for path in images.paths]
     # Of files only where all are: what else reads gives no bytes to compare.
     read = next((images.read for images in splits if images.read is not read_file), read_file)
-    groups = content_groups(ImageSet(paths, np.zeros(len(paths), np.int64), read))
+    groups = (contents or ContentIndex()).groups(ImageSet(paths, np.zeros(len(paths), np.int64), read))
     split_of = np.repeat(np.arange(len(splits)), [len(images) for images in splits])
     leaks = []
     for rows in groups_of_several(groups):
@@ -105,34 +108,29 @@ def find_leaks(table: Table) -> list[tuple[str, str]]:
     return leaks
 
 
-def fingerprint(table: Table, root: str = ".") -> str:
+def fingerprint(table: Table, root: str = ".", contents: ContentIndex | None = None) -> str:
     """Return an md5 over the classes and each image's name below `root`, label and size, split by split."""
     digest = hashlib.md5("\n".join(table.classes).encode(errors="surrogateescape"), usedforsecurity=False)
     paths = [path for images in table.splits.values() for path in images.paths]
     names = iter(names_below(root, paths))
+    contents = contents or ContentIndex()
     for split, images in table.splits.items():
-        on_disk = images.read is read_file
-        for path, label in zip(images.paths, images.labels.tolist(), strict=True):
-            size = _size(path) if on_disk else 0
-            digest.update(os.fsencode(f"{split} {next(names)} {label} {size}\n"))
+        # islice, not zip: zip would take one name too many from the iterator.
+        lines = [
+            f"{split} {name} {label} {size}\n"
+            for name, label, size in zip(
+                islice(names, len(images)), images.labels.tolist(), contents.sizes(images).tolist(), strict=True
+            )
+        ]
+        digest.update(os.fsencode("".join(lines)))
     return digest.hexdigest()
-
-
-def _size(path: str) -> int:
-    """Return a file's size in bytes; 0 where there is none, which whoever decodes it says better."""
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return 0
 
 
 def _classes_without_images(table: Table) -> list[str]:
     return [
-        f"class {name!r} has no image in split {split}"
+        f"class {table.classes[label]!r} has no image in split {split}"
         for split, images in table.splits.items()
-        for name in (
-            table.classes[label] for label in sorted(set(range(len(table.classes))) - set(images.labels.tolist()))
-        )
+        for label in np.setdiff1d(np.arange(len(table.classes)), images.labels).tolist()
     ]
 
 

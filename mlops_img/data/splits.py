@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlops_img.data.config import DataConfig
-from mlops_img.data.duplicates import content_groups
+from mlops_img.data.duplicates import ContentIndex
+from mlops_img.data.names import names_below
 from mlops_img.data.sources import SPLITS, ImageSet, Table
 from mlops_img.errors import UserError
 
 
-def with_all_splits(table: Table, config: DataConfig) -> Table:
+def with_all_splits(table: Table, config: DataConfig, contents: ContentIndex | None = None) -> Table:
     """Return the table with train, val and test, each no larger than `config.limit`.
 
     A split that the source lacks is taken from train, class by class. Copies of one image stay together,
     so that a split of ours never leaks. Which images go follows from `config.split_seed` and their names
     below `config.root` alone, so a data set may move. Adding an image moves two others at most between
     splits, and mostly none: each split keeps its share of the class, and that is all that can push one out.
+    `contents` tells which images are copies, and spares reading files again that it has read before.
 
     Raises:
         UserError: a class is too small to be in every split, or the fractions leave no training images.
@@ -36,30 +37,18 @@ def with_all_splits(table: Table, config: DataConfig) -> Table:
                 f"data.val_fraction={config.val_fraction} and data.test_fraction={config.test_fraction}: "
                 "each must lie between 0 and 1 and together leave something to train on"
             )
-        splits |= _hold_back(splits["train"], table.classes, missing, config)
+        splits |= _hold_back(splits["train"], table.classes, missing, config, contents or ContentIndex())
     if config.limit is not None:
         splits = {split: _evenly(images, config.limit, config) for split, images in splits.items()}
     return replace(table, splits={split: splits[split] for split in SPLITS})
 
 
-def names_below(root: str, paths: Sequence[str]) -> list[str]:
-    """Return each image's path as seen from `root`: a name that stays when the data set moves.
-
-    Where not all lie below `root`, they are seen from the folder that they share.
-    """
-    full = [os.path.abspath(path) for path in paths]
-    above = os.path.join(os.path.abspath(os.path.expanduser(root)), "")
-    if full and not all(path.startswith(above) for path in full):
-        above = os.path.join(os.path.commonpath([os.path.dirname(path) for path in full]), "")
-    return [path[len(above) :] for path in full]
-
-
 def _hold_back(
-    images: ImageSet, classes: list[str], fractions: dict[str, float], config: DataConfig
+    images: ImageSet, classes: list[str], fractions: dict[str, float], config: DataConfig, contents: ContentIndex
 ) -> dict[str, ImageSet]:
     """Split `images` into train and the given fractions of each class."""
     # The copies of an image follow the first of them, in label as in rank, and so fall on one side.
-    _, first, which = np.unique(content_groups(images), return_index=True, return_inverse=True)
+    _, first, which = np.unique(contents.groups(images), return_index=True, return_inverse=True)
     labels, rank = images.labels[first], _rank(images, config)[first]
     order = np.lexsort((rank, labels))
     bounds = np.searchsorted(labels[order], np.arange(len(classes) + 1))

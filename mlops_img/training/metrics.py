@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mlops_img.data.loader import Batch
 from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
+from mlops_img.training.confusion import count_confusion, store_confusion
 from mlops_img.training.precision import Precision
 
 CALIBRATION_BINS = 15
 WORST_MISTAKES = 24
+# Logits are worked on in parts of this many values: few enough for a processor's cache, and the logits of many
+# classes and images are not copied as a whole.
+PART_VALUES = 2**18
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,45 @@ class Predictions:
     labels: Tensor
     rows: Tensor
 
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The predicted classes, int64 (n,).
+
+        The class is that of the largest logit: probabilities are rounded, and may be equal where logits are not.
+        """
+        return self.logits.argmax(1)
+
     def probabilities(self, temperature: float = 1.0) -> Tensor:
         """Return float32 (n, classes)."""
         return (self.logits / temperature).softmax(1)
+
+    def probability_of(self, chosen: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the probability of one class of each image, float32 (n,).
+
+        Args:
+            chosen: the classes, int64 (n,).
+            temperature: by which logits are divided.
+        """
+        return torch.cat(
+            [
+                (logits / temperature).softmax(1).gather(1, classes.unsqueeze(1)).squeeze(1)
+                for logits, classes in self._parts(chosen)
+            ]
+        )
+
+    def cross_entropy(self, temperature: float = 1.0) -> float:
+        """Return the mean cross-entropy in nats, computed in float64."""
+        parts = self._parts(self.labels)
+        total = sum(
+            functional.cross_entropy(logits.double() / temperature, labels, reduction="sum").item()
+            for logits, labels in parts
+        )
+        return total / len(self.labels)
+
+    def _parts(self, others: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """Split the logits and another tensor, (n, ...), into parts of some images."""
+        rows = max(1, PART_VALUES // self.logits.shape[1])
+        return zip(self.logits.split(rows), others.split(rows), strict=True)
 
 
 @torch.inference_mode()
@@ -75,26 +116,23 @@ def summarize(predictions: Predictions) -> dict[str, float]:
     """Return the numbers that follow each epoch: loss (cross-entropy in nats), top1, top5, f1_macro."""
     logits, labels = predictions.logits, predictions.labels
     # By argmax, as everywhere here: among equal logits topk may put another one first.
-    right = logits.argmax(1) == labels
+    right = predictions.predicted == labels
     among_five = (logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)).any(1) | right
     confusion = confusion_matrix(predictions)
     return {
-        "loss": functional.cross_entropy(logits, labels).item(),
+        "loss": predictions.cross_entropy(),
         "top1": right.double().mean().item(),
         "top5": among_five.double().mean().item(),
         "f1_macro": float(_mean_over_present(per_class(confusion)["f1"], confusion)),
     }
 
 
-def confusion_matrix(predictions: Predictions) -> NDArray[np.int64]:
-    """Return int64 (classes, classes): rows are labels, columns predictions."""
-    count = predictions.logits.shape[1]
-    matrix = multiclass_confusion_matrix(predictions.logits.argmax(1), predictions.labels, num_classes=count)
-    counts: NDArray[np.int64] = matrix.numpy()
-    return counts
+def confusion_matrix(predictions: Predictions) -> csr_array:
+    """Return a sparse int64 (classes, classes): rows are labels, columns predictions."""
+    return count_confusion(predictions.labels, predictions.predicted, predictions.logits.shape[1])
 
 
-def per_class(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+def per_class(confusion: csr_array) -> dict[str, NDArray[np.float64]]:
     """Return precision, recall and f1 of each class, float64 (classes,); 0 where nothing was predicted."""
     hits = confusion.diagonal().astype(np.float64)
     predicted, support = confusion.sum(0), confusion.sum(1)
@@ -127,11 +165,15 @@ def evaluation(predictions: Predictions, classes: list[str], paths: list[str], t
         "ece_calibrated": _expected_error(calibrated),
         "classes": classes,
         "per_class": [
-            {"name": name, "support": int(confusion[label].sum())}
-            | {measure: float(values[label]) for measure, values in scores.items()}
-            for label, name in enumerate(classes)
+            {"name": name, "support": support, "precision": precision, "recall": recall, "f1": f1}
+            for name, support, precision, recall, f1 in zip(
+                classes,
+                confusion.sum(1).tolist(),
+                *(scores[measure].tolist() for measure in ("precision", "recall", "f1")),
+                strict=True,
+            )
         ],
-        "confusion": confusion.tolist(),
+        "confusion": store_confusion(confusion),
         "reliability": reliability,
         "reliability_calibrated": calibrated,
         "mistakes": _mistakes(predictions, classes, paths, temperature),
@@ -140,33 +182,23 @@ def evaluation(predictions: Predictions, classes: list[str], paths: list[str], t
 
 def fit_temperature(predictions: Predictions) -> float:
     """Return the temperature that minimises the cross-entropy (arXiv:1706.04599), between 0.05 and 20."""
-    logits, labels = predictions.logits.double(), predictions.labels
 
     def loss(log_temperature: float) -> float:
-        return functional.cross_entropy(logits / np.exp(log_temperature), labels).item()
+        return predictions.cross_entropy(float(np.exp(log_temperature)))
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
-def _mean_over_present(values: NDArray[np.float64], confusion: NDArray[np.int64]) -> np.float64:
+def _mean_over_present(values: NDArray[np.float64], confusion: csr_array) -> np.float64:
     """Average over the classes that occur, as label or prediction (scikit-learn's convention)."""
     present = (confusion.sum(0) + confusion.sum(1)) > 0
     return np.float64(values[present].mean())
 
 
-def _answers(predictions: Predictions, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the predicted classes, int64 (n,), and how surely, float32 (n,).
-
-    The class is that of the largest logit: probabilities are rounded, and may be equal where logits are not.
-    """
-    predicted = predictions.logits.argmax(1)
-    return predicted, predictions.probabilities(temperature).gather(1, predicted.unsqueeze(1)).squeeze(1)
-
-
 def _reliability(predictions: Predictions, temperature: float) -> list[dict[str, float | int | None]]:
     """Bin by confidence: how sure the model was, and how often it was right."""
-    predicted, confidence = _answers(predictions, temperature)
-    right = (predicted == predictions.labels).double()
+    confidence = predictions.probability_of(predictions.predicted, temperature)
+    right = (predictions.predicted == predictions.labels).double()
     bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     rows: list[dict[str, float | int | None]] = []
     for number in range(CALIBRATION_BINS):
@@ -192,8 +224,9 @@ def _expected_error(reliability: list[dict[str, Any]]) -> float:
 def _mistakes(
     predictions: Predictions, classes: list[str], paths: list[str], temperature: float
 ) -> list[dict[str, Any]]:
-    probabilities = predictions.probabilities(temperature)
-    predicted, confidence = _answers(predictions, temperature)
+    predicted = predictions.predicted
+    confidence = predictions.probability_of(predicted, temperature)
+    label_probability = predictions.probability_of(predictions.labels, temperature)
     wrong = torch.nonzero(predicted != predictions.labels).squeeze(1)
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:WORST_MISTAKES]
     return [
@@ -203,7 +236,7 @@ def _mistakes(
             "label": classes[int(predictions.labels[place])],
             "predicted": classes[int(predicted[place])],
             "confidence": confidence[place].item(),
-            "label_probability": probabilities[place, predictions.labels[place]].item(),
+            "label_probability": label_probability[place].item(),
         }
         for place in worst.tolist()
     ]

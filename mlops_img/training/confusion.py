@@ -1,0 +1,66 @@
+"""Which classes were taken for which: a sparse matrix, as most pairs of many classes are never confused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import coo_array, csr_array
+
+# As evaluation/<split>.json holds it: {"cells": [[label, predicted, count], ...]} with the counts above 0. Earlier
+# versions wrote a row of counts for each label.
+Stored = dict[str, list[list[int]]] | Sequence[Sequence[int]]
+
+
+def count_confusion(labels: ArrayLike, predicted: ArrayLike, classes: int) -> csr_array:
+    """Return int64 (classes, classes): how many images of each label (rows) were predicted as each class.
+
+    Args:
+        labels, predicted: int64 (n,).
+        classes: their number.
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    # Converting adds up the entries of the same cell.
+    return coo_array((np.ones(len(labels), np.int64), (labels, predicted)), shape=(classes, classes)).tocsr()
+
+
+def store_confusion(confusion: csr_array) -> dict[str, list[list[int]]]:
+    """Return the matrix as plain values for JSON, in the order of labels and predictions."""
+    confusion.sort_indices()
+    cells = confusion.tocoo()
+    return {"cells": np.stack([cells.row, cells.col, cells.data], axis=1).tolist()}
+
+
+def read_confusion(stored: Stored, classes: int) -> csr_array:
+    """Return the matrix, int64 (classes, classes), that an evaluation holds."""
+    if not isinstance(stored, dict):
+        return csr_array(np.asarray(stored, np.int64).reshape(classes, classes))
+    row, column, count = np.asarray(stored["cells"], np.int64).reshape(-1, 3).T
+    return coo_array((count, (row, column)), shape=(classes, classes)).tocsr()
+
+
+def most_confused(stored: Stored, classes: Sequence[str], limit: int | None = None) -> list[dict[str, Any]]:
+    """Pairs of classes by how many images of `label` were predicted as `predicted`, most first.
+
+    Each is {"label", "predicted", "count", "share" of the label's images}; pairs never confused are left out.
+    """
+    return [
+        {"label": classes[row], "predicted": classes[column], "count": count, "share": share}
+        for row, column, count, share in confused_pairs(read_confusion(stored, len(classes)), limit)
+    ]
+
+
+def confused_pairs(confusion: csr_array, limit: int | None = None) -> list[tuple[int, int, int, float]]:
+    """Return label, other class, count and share of the label's images for the most confused pairs, most first."""
+    totals = confusion.sum(axis=1)
+    confusion.sort_indices()
+    cells = confusion.tocoo()
+    wrong = (cells.row != cells.col) & (cells.data > 0)
+    row, column, count = cells.row[wrong], cells.col[wrong], cells.data[wrong]
+    share = count / totals[row]
+    order = np.lexsort((-share, -count))[:limit]
+    return list(
+        zip(row[order].tolist(), column[order].tolist(), count[order].tolist(), share[order].tolist(), strict=True)
+    )
