@@ -23,7 +23,8 @@ class DataConfig:
     # Mean and standard deviation of each RGB channel in [0, 1]; null takes those of the model.
     mean: list[float] | None = None
     std: list[float] | None = None
-    # Shares of the images that a data set without given splits holds back, class by class.
+    # Shares of the training images that are split off, class by class, where the data set has no val or no test
+    # split. test_fraction=0: no test split then; results are those of validation, and labelled so.
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     # Seed of that split alone, so that `seed` varies the training and not the data.

@@ -22,6 +22,7 @@ from mlops_img.data.config import (
     TorchvisionConfig,
 )
 from mlops_img.data.mnist5k import write_mnist5k
+from mlops_img.data.split_origin import SplitOrigin
 from mlops_img.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
@@ -68,6 +69,8 @@ class Table:
     splits: Mapping[str, ImageSet]
     # Classes that a split names but train does not, or the other way round; judged in checks.py.
     class_mismatches: list[str] = field(default_factory=list)
+    # Where each split was given. `mlops_img.data.splits` adds those that the source does not name.
+    origins: Mapping[str, SplitOrigin] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -106,7 +109,8 @@ class Folder:
             for name in classes
             if name not in by_class
         ]
-        return Table(classes, sets, mismatches)
+        origins = {split: SplitOrigin(place=str(folder)) for split, folder in folders.items()}
+        return Table(classes, sets, mismatches, origins)
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ class Csv:
         if "train" not in splits:
             raise UserError(f"{path}, column {self.config.split_column!r} says train of no image")
         sets = {split: images.select(np.flatnonzero(splits == split)) for split in SPLITS if split in splits}
-        return Table(classes, sets)
+        place = f"{path}, column {self.config.split_column!r}"
+        return Table(classes, sets, origins={split: SplitOrigin(place=place) for split in sets})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from mlops_img.confidence import small_split_warning, top1_interval
 from mlops_img.config import ModelConfig
 from mlops_img.data.checks import Dataset
 from mlops_img.data.decode import decode_rgb
@@ -111,10 +112,13 @@ def evaluate_splits(
         predictions, skipped = validation if name == "val" else evaluator.predict(trained.model, images)
         if skipped:
             log.warning("%s: %d of %d images left out of the evaluation", name, len(skipped), len(images))
+        measured = evaluation(predictions, trained.classes, list(images.paths), temperature)
         results[name] = {
             "split": name,
+            "origin": dataset.origins[name].as_dict(),
             "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
-            **evaluation(predictions, trained.classes, list(images.paths), temperature),
+            "top1_interval": top1_interval(measured["top1"], measured["n"]),
+            **measured,
         }
         write_json(target / f"{name}.json", results[name])
     return results
@@ -123,3 +127,10 @@ def evaluate_splits(
 def read_pixels(images: ImageSet, row: int) -> NDArray[np.uint8]:
     """Return the decoded image, uint8 (height, width, 3), for a picture in the report."""
     return decode_rgb(images.read(images.paths[row]))
+
+
+def warn_of_few_images(result: dict[str, Any]) -> None:
+    """Log a warning where a split's top-1 rests on few images; `result` is as `evaluate_splits` returns it."""
+    warning = small_split_warning(result["split"], result["n"], result["top1_interval"])
+    if warning:
+        log.warning("%s", warning)
