@@ -77,6 +77,9 @@ def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable
     samples = folder / "training_samples.png"
 
     provenance = read_json(run_dir / "provenance.json")
+    splits = noted_splits(provenance)
+    if splits:  # they have a table of their own
+        provenance["data"].pop("splits")
     config_text = _read_text(run_dir / "config.yaml")
     split_name = SPLIT_NAMES.get(evaluation["split"], evaluation["split"])
     interval = top1_interval(evaluation["top1"], evaluation["n"])
@@ -86,7 +89,7 @@ def write_report(run_dir: Path, evaluation: dict[str, Any], read_image: Callable
         evaluation=evaluation,
         split_name=split_name,
         origin=SplitOrigin(**evaluation["origin"]).text(evaluation["split"]) if "origin" in evaluation else None,
-        splits=noted_splits(provenance),
+        splits=splits,
         top1_interval=interval,
         few_images=small_split_warning(split_name, evaluation["n"], interval),
         summary=read_json(run_dir / "summary.json"),

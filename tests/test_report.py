@@ -261,7 +261,7 @@ def test_the_page_says_where_the_splits_come_from(run_dir: Path, digits: tuple[d
     (run_dir / "provenance.json").write_text(json.dumps(provenance))
     text = Page(report.write_report(run_dir, evaluation, digits[1])).text
     where = "split off train (data.test_fraction=0.1, data.split_seed=3)"
-    assert f"evaluated on the test split: 1,000 images, 10 classes; the split was {where}" in text
+    assert f"evaluated on the test split: 1,000 images {where}, 10 classes" in text
     for row in ("train 3,500 given in photos/<train>", "val 500 given in photos/val", f"test 1,000 {where}"):
         assert row in text
     assert "optimistic" not in text
@@ -278,9 +278,9 @@ def test_figures_of_validation_are_labelled_and_called_optimistic(
     text = Page(path).text
     assert "Top-1, validation" in text
     assert "Top-1, test" not in text
-    assert "evaluated on the validation split: 1,000 images, 10 classes; the split was given in photos/val" in text
+    assert "evaluated on the validation split: 1,000 images given in photos/val, 10 classes" in text
     assert "chose the epoch that is evaluated here, so these figures are optimistic" in text
-    assert "The run has no test split: none (data.test_fraction=0)." in text
+    assert "The run has no test split (data.test_fraction=0)." in text
     assert "% on validation</title>" in path.read_text(encoding="utf-8")
 
 
