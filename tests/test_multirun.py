@@ -103,7 +103,7 @@ def test_accuracies_are_ranked_with_their_intervals(tmp_path: Path) -> None:
     assert (rows[0]["value_low"], rows[0]["value_high"], rows[0]["test.top1_low"]) == (0.81, 0.97, 0.76)
     head, first, second = format_table(rows).splitlines()
     assert "val.top1 (95 % interval)  test top-1 (95 % interval)" in head
-    assert "0.9000 (0.8100 to 0.9700)      0.8700 (0.7600 to 0.9400)" in first
+    assert "0.9000 (0.8100 to 0.9700)   0.8700 (0.7600 to 0.9400)" in first
     assert "0.8700" in second
     assert "(" not in second
 

@@ -79,22 +79,6 @@ def test_training_evaluation_and_export_without_a_test_split(train: Command, com
     assert "test, 0, none (data.test_fraction=0)." in card
     assert mlops_img.load(bundle).predict([next((tmp_path / "bundles/latest/samples").iterdir())])
 
-    data = ("data=folder", f"data.root={outcome_root(run)}", "data.test_fraction=0", "output=audit.json")
-    outcome = command("mlops_img.data.audit", *data)
-    assert outcome.code == 0, outcome.err
-    assert "test: none (data.test_fraction=0)" in outcome.out
-    findings = json.loads((tmp_path / "audit.json").read_text())
-    assert findings["origins"]["test"] == {"kind": "none"}
-    assert findings["origins"]["val"] == {"kind": "split off train", "fraction": 0.1, "seed": 0}
-    assert list(findings["splits"]) == ["train", "val"]
-
-
-def outcome_root(run: Path) -> str:
-    """Return the data's folder from the run's configuration."""
-    from mlops_img.run_folder import load_config
-
-    return load_config(run / "config.yaml").data.root
-
 
 def test_resume_and_repeat_without_a_test_split(train: Command, command: Command, tmp_path: Path) -> None:
     settings = ("data.test_fraction=0", "data.limit=24", "train.epochs=2")
