@@ -42,6 +42,7 @@ NOT_USED = frozenset(
         "test_fraction",
         "use_given_test",
         "split_seed",
+        "sixteen_bit",
         "allow_leakage",
         "allow_class_mismatch",
         "limit",
@@ -53,14 +54,15 @@ def evaluate(config: EvaluateConfig) -> float:
     """Evaluate as configured and return top-1.
 
     Raises:
-        UserError: no such run, no checkpoint, other classes than it was trained on, or an unknown split.
+        UserError: no such run, no checkpoint, other classes than it was trained on, or no such split.
     """
     from mlops_img.validation import check_choice
 
     check_choice("split", config.split, ("train", "val", "test"))
     _check_used(config.data)
 
-    from mlops_img.training.evaluation import evaluate_splits, read_pixels
+    from mlops_img.confidence import with_interval
+    from mlops_img.training.evaluation import evaluate_splits, read_pixels, warn_of_few_images
     from mlops_img.training.finished import open_trained
     from mlops_img.training.results import place_of_own, write_result
     from mlops_img.training.standalone import evaluate_standalone, open_standalone
@@ -71,17 +73,22 @@ def evaluate(config: EvaluateConfig) -> float:
     place: str | None  # below evaluation/ in the run folder
     if other is not None:
         result, images, place = evaluate_standalone(run, other), other.images, other.name
+        origin = f"all of {other.root}, a data set of its own"
     else:
         run.config.data.root = config.data.root or run.config.data.root
         own = run.with_data()
+        images = own.dataset.split(config.split)
         result = evaluate_splits(None, own.trained, own.evaluator(), own.dataset, [config.split])[config.split]
-        images, place = own.dataset.split(config.split), place_of_own(own, result)
+        place, origin = place_of_own(own, result), own.dataset.origins[config.split].text(config.split)
     path, report = write_result(
         run.folder, result, lambda row: read_pixels(images, row, run.trained.preprocessing), place
     )
+    warn_of_few_images(result)
     print(f"{config.split}.{'n':18}{result['n']}")
+    print(f"{config.split}.{'origin':18}{origin}")
     for name in SHOWN:
-        print(f"{config.split}.{name:18}{result[name]:.4f}")
+        interval = result["top1_interval"] if name == "top1" else None
+        print(f"{config.split}.{name:18}{with_interval(result[name], interval)}")
     print(f"result: {path}")
     print(f"report: {report}")
     return float(result["top1"])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-FORMAT = 1
+FORMAT = 2  # 2: Quality.top1_interval
 
 Precision = Literal["fp32", "bf16", "int8-dynamic", "int8-static"]
 
@@ -101,11 +101,13 @@ class Quality(Record):
         split: which split of the data.
         n: how many images.
         top1, top5, f1_macro, loss, ece: as in a run's summary; ece before temperature scaling.
+        top1_interval: of top1, 95 %; None in bundles of format 1.
     """
 
     split: str
     n: int
     top1: float
+    top1_interval: tuple[float, float] | None = None
     top5: float
     f1_macro: float
     loss: float
@@ -213,7 +215,7 @@ class Manifest(Record):
         candidates: everything that was tried.
         pruning: None where nothing was pruned.
         before, after: the fp32 model and the chosen program on the validation split.
-        test: the evaluation of the run on its test split, before compression.
+        test: the evaluation of the run on its test split, before compression; empty where it has none.
         drift: what drift is later measured against.
         samples: image files for people to try.
         provenance: of the run that it was made from, and of the export.
@@ -234,7 +236,7 @@ class Manifest(Record):
     pruning: Pruning | None
     before: Quality
     after: Quality
-    test: dict[str, float]
+    test: dict[str, float | tuple[float, float]]
     drift: DriftReference
     samples: list[Sample]
     provenance: dict[str, Any]

@@ -24,12 +24,19 @@ COLUMNS = (
     "status",
     "metric",
     "value",
+    "value_low",
+    "value_high",
     "test.top1",
+    "test.top1_low",
+    "test.top1_high",
     "test.f1_macro",
     "wall_seconds",
     "overrides",
     "error",
 )
+
+TEST_COLUMN = 3  # of the table for a terminal
+INTERVAL = " (95 % interval)"
 
 _started: Path | None = None
 
@@ -81,20 +88,23 @@ def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
-    """Return the ranking for a terminal."""
-    lines = [("rank", "job", rows[0]["metric"], "test top-1", "time", "settings")]
+    """Return the ranking for a terminal; an accuracy is followed by its 95 % interval."""
+    metric = rows[0]["metric"] + (INTERVAL if any(row["value_low"] is not None for row in rows) else "")
+    lines: list[tuple[str, ...]] = [("rank", "job", metric, f"test top-1{INTERVAL}", "time", "settings")]
     for row in rows:
         settings = row["overrides"] if row["status"] == "ok" else f"{row['overrides']}  {row['status']}: {row['error']}"
         lines.append(
             (
                 str(row["rank"] or "-"),
                 str(row["job"]),
-                _number(row["value"], ".4f"),
-                _number(row["test.top1"], ".4f"),
+                _with_interval(row, "value"),
+                _with_interval(row, "test.top1"),
                 _number(row["wall_seconds"], ".0f"),
                 settings,
             )
         )
+    if not any(line[TEST_COLUMN] for line in lines[1:]):  # no test split, or no job that finished
+        lines = [line[:TEST_COLUMN] + line[TEST_COLUMN + 1 :] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
     return "\n".join(
         "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]) for line in lines
@@ -117,8 +127,16 @@ def _read_job(job: Path) -> dict[str, Any]:
     if not summary.is_file():
         return row | {"status": "unfinished"}
     measured = json.loads(summary.read_text(encoding="utf-8"))
-    kept = {name: measured[name] for name in ("test.top1", "test.f1_macro", "wall_seconds")}
+    # A run without a test split has no figures of it, and a summary of an earlier version no intervals.
+    kept = {name: measured.get(name) for name in ("test.top1", "test.f1_macro", "wall_seconds")}
+    for name, source in (("value", metric), ("test.top1", "test.top1")):
+        kept[f"{name}_low"], kept[f"{name}_high"] = measured.get(f"{source}_interval") or (None, None)
     return row | {"status": "ok", "value": measured[metric], **kept}
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return _number(row[name], ".4f") + ("" if low is None else f" ({low:.4f} to {high:.4f})")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from mlops_img import figures
+from mlops_img.confidence import small_split_warning, top1_interval
+from mlops_img.data.split_origin import SplitOrigin, noted_splits
 from mlops_img.pictures import contact_sheet, data_uri, embed, shrink
 from mlops_img.run_folder import RunFolder
 from mlops_img.storage import read_json, write_atomically
@@ -27,6 +29,7 @@ from mlops_img.training.confusion import most_confused
 
 CONFUSED_PAIRS = 15
 LISTED_SKIPPED = 50
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Metrics(NamedTuple):
@@ -81,12 +84,22 @@ def write_report(
         sheet.write_bytes(contact_sheet(images, [_mistake_caption(mistake) for mistake in mistakes]))
     samples = run_dir / "report" / "training_samples.png"
 
+    provenance = read_json(run_dir / "provenance.json")
+    splits = noted_splits(provenance)
+    if splits:  # they have a table of their own
+        provenance["data"].pop("splits")
     config_text = _read_text(run_dir / "config.yaml")
+    split_name = SPLIT_NAMES.get(evaluation["split"], evaluation["split"])
+    interval = top1_interval(evaluation["top1"], evaluation["n"])
     page = _template().render(
         run_name=run_dir.resolve().name,
         model_name=OmegaConf.select(OmegaConf.create(config_text), "model.name") if config_text else None,
         evaluation=evaluation,
-        top1_interval=wilson_interval(evaluation["top1"], evaluation["n"]),
+        split_name=split_name,
+        origin=SplitOrigin(**evaluation["origin"]).text(evaluation["split"]) if "origin" in evaluation else None,
+        splits=splits,
+        top1_interval=interval,
+        few_images=small_split_warning(split_name, evaluation["n"], interval),
         summary=read_json(run_dir / "summary.json"),
         speed=_speed(metrics, read_json(run_dir / "summary.json")),
         metrics=metrics,
@@ -98,7 +111,7 @@ def write_report(
         skipped=evaluation.get("skipped") or [],
         listed_skipped=LISTED_SKIPPED,
         config_text=config_text,
-        provenance=read_json(run_dir / "provenance.json"),
+        provenance=provenance,
     )
     return _write_page(folder / "index.html", page)
 
@@ -112,19 +125,6 @@ def read_metrics(run_dir: Path) -> Metrics:
         validation=[line for line in ordered if line["split"] == "val"],
         unreadable=unreadable,
     )
-
-
-def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float] | None:
-    """The 95 % interval of a share that was found on `n` images; None where n is 0.
-
-    Wilson's score interval (1927), which stays within 0 and 1 and holds for shares near 1, where the usual
-    share +- 2 standard errors does not.
-    """
-    if n == 0:
-        return None
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _figures(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -78,6 +80,24 @@ def test_clean_data_set_has_no_findings_but_its_numbers(root: Path) -> None:
         split: {"cat": 3, "dog": 3} for split in SPLITS
     }
     assert "No problem found" in findings_table(findings)
+
+
+def test_audit_says_where_each_split_comes_from(root: Path) -> None:
+    shutil.rmtree(root / "test")
+    config = FolderConfig(root=str(root), test_fraction=0.34, split_seed=2)
+    findings = audit(AuditConfig(data=config))
+    assert findings.as_dict()["origins"] == {
+        "train": {"kind": "given", "place": f"{root}/train"},
+        "val": {"kind": "given", "place": f"{root}/val"},
+        "test": {"kind": "split off train", "fraction": 0.34, "seed": 2},
+    }
+    said = f"val: 6 images given in {root}/val; test: "
+    assert said + "2 images split off train (data.test_fraction=0.34, data.split_seed=2)" in findings_table(findings)
+    findings = audit(AuditConfig(data=replace(config, test_fraction=0.0)))
+    assert findings.ok
+    assert list(findings.splits) == ["train", "val"]
+    assert findings.as_dict()["origins"]["test"] == {"kind": "none"}
+    assert said + "none (data.test_fraction=0)" in findings_table(findings)
 
 
 def test_unreadable_files_are_all_listed_with_their_reason(root: Path) -> None:

@@ -34,6 +34,18 @@ def test_a_sound_data_set_is_loaded(given: Path) -> None:
     assert dataset.split("val") is dataset.val
 
 
+def test_a_data_set_may_have_no_test_split(shapes: Path) -> None:
+    dataset = load(shapes, test_fraction=0.0)
+    assert {split: len(images) for split, images in dataset.splits.items()} == {"train": 27, "val": 3}
+    assert dataset.headline == "val"
+    assert load(shapes).headline == "test"
+    assert dataset.provenance()["test"] == {"images": 0, "kind": "none"}
+    message = r"split=test: this data set has no test split \(data\.test_fraction=0\)\. Use split=val"
+    with pytest.raises(UserError, match=message):
+        dataset.split("test")
+    assert dataset.fingerprint != load(shapes).fingerprint
+
+
 # Leakage.
 
 

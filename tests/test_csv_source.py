@@ -46,6 +46,8 @@ def test_csv_split_column_gives_the_splits(kaggle: Path) -> None:
         "test": "009.png",
     }
     assert [len(images) for images in table.splits.values()] == [6, 3, 3]
+    place = f"given in {kaggle}/labels.csv, column 'part'"
+    assert {origin.text(split) for split, origin in table.origins.items()} == {place}
     assert not table.class_mismatches
 
 

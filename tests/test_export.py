@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors import safe_open
 import mlops_img
 from mlops_img.bundle import read_bundle
 from mlops_img.compression import candidates, workflow
+from mlops_img.compression.model_card import candidates_table
 from mlops_img.data.decode import BadImageError
 from mlops_img.errors import EXIT_USER_ERROR
 from tests.conftest import SHAPES, Outcome
@@ -39,7 +41,13 @@ def test_bundle_holds_what_its_manifest_says(run: Path, portable: Path) -> None:
     assert [program.precision for program in manifest.programs] == ["int8-static", "fp32"]
     assert {candidate.precision for candidate in manifest.candidates} == {"fp32", "int8-static"}
     assert manifest.provenance["run"] == run.name
-    assert manifest.test["top1"] == json.loads((run / "summary.json").read_text())["test.top1"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert manifest.test["top1"] == summary["test.top1"]
+    low, high = summary["test.top1_interval"]
+    assert manifest.test["top1_interval"] == (low, high)
+    card = (portable / "README.md").read_text()
+    assert f"top-1 {summary['test.top1']:.4f} (95 % interval {low:.4f} to {high:.4f})" in card
+    assert "There was no test split" not in card
     assert {sample.label for sample in manifest.samples} == set(SHAPES)
     assert manifest.after.top1 > 0.6
     assert "test_resnet" in (portable / "README.md").read_text()
@@ -125,6 +133,23 @@ def test_fp32_bundle_predicts_what_evaluate_says(command: Command, run: Path, tm
     right = sum(index == label for index, label in zip(said, test.labels.tolist(), strict=True))
     assert right / len(said) == evaluation["top1"]
     assert not list(tmp_path.glob("*.log"))
+
+
+def as_format_1(content: dict[str, Any]) -> None:
+    """Take out of a manifest what bundles of format 1 did not have."""
+    content["format"] = 1
+    del content["test"]["top1_interval"]
+    for quality in (content["before"], content["after"], *(one["quality"] for one in content["candidates"])):
+        del quality["top1_interval"]
+    del content["provenance"]["trained"]["data"]["splits"]
+
+
+def test_bundles_of_format_1_still_open(bundle: Path) -> None:
+    edit_manifest(bundle, as_format_1)
+    manifest = read_bundle(bundle)
+    assert manifest.after.top1_interval is None
+    assert mlops_img.load(bundle).predict([next((bundle / "samples").iterdir())])
+    assert "0.9" in candidates_table(manifest.candidates) or "1.0000" in candidates_table(manifest.candidates)
 
 
 @needs_compiler

@@ -89,6 +89,25 @@ def test_loss_is_ranked_lowest_first(tmp_path: Path) -> None:
     assert "0.2000" in format_table(rows).splitlines()[1]
 
 
+def test_accuracies_are_ranked_with_their_intervals(tmp_path: Path) -> None:
+    interval = ', "val.top1_interval": [0.81, 0.97], "test.top1_interval": [0.76, 0.94]'
+    for job, more in (("0", interval), ("1", "")):  # the second is of a version that did not write them
+        folder = tmp_path / job
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "overrides.yaml").write_text("[]\n")
+        (folder / ".hydra" / "config.yaml").write_text("optimized_metric: val.top1\n")
+        (folder / "summary.json").write_text(
+            f'{{"val.top1": 0.9, "test.top1": 0.87, "test.f1_macro": 0.5, "wall_seconds": 3.0{more}}}'
+        )
+    rows = rank_jobs(tmp_path)
+    assert (rows[0]["value_low"], rows[0]["value_high"], rows[0]["test.top1_low"]) == (0.81, 0.97, 0.76)
+    head, first, second = format_table(rows).splitlines()
+    assert "val.top1 (95 % interval)  test top-1 (95 % interval)" in head
+    assert "0.9000 (0.8100 to 0.9700)   0.8700 (0.7600 to 0.9400)" in first
+    assert "0.8700" in second
+    assert "(" not in second
+
+
 def test_return_value_is_the_optimized_metric(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     import json
 

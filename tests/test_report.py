@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlops_img import figures, report
+from mlops_img.confidence import top1_interval
 from mlops_img.training.confusion import count_confusion, store_confusion
 
 Reader = Callable[[int], NDArray[np.uint8]]
@@ -242,21 +243,53 @@ def test_training_images_are_shown_where_the_run_left_them(
 
 def test_key_numbers_carry_an_interval_and_n(written: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     text, top1 = Page(written).text, digits[0]["top1"]
-    low, high = report.wilson_interval(top1, 1000) or (0, 0)
-    assert f"Top-1 {100 * top1:.1f} % 95 % interval {100 * low:.1f} to {100 * high:.1f} %, n = 1,000" in text
+    low, high = top1_interval(top1, 1000) or (0, 0)
+    assert f"Top-1, test {100 * top1:.1f} % 95 % interval {100 * low:.1f} to {100 * high:.1f} %, n = 1,000" in text
     assert "0.031 → 0.011 with temperature 1.40" in text
     assert "Time 1 min 15 s" in text
     assert "Images a second 912 in training, 1.2 GB memory" in text
     assert "resnet18, evaluated on the test split: 1,000 images, 10 classes" in text
 
 
-@pytest.mark.parametrize(
-    ("right", "n", "low", "high"),
-    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_interval_equals_published_values(right: int, n: int, low: float, high: float) -> None:
-    assert report.wilson_interval(right / n, n) == pytest.approx((low, high), abs=5e-5)
+def test_the_page_says_where_the_splits_come_from(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
+    evaluation = digits[0] | {"origin": {"kind": "split off train", "fraction": 0.1, "seed": 3}}
+    provenance = json.loads((run_dir / "provenance.json").read_text())
+    provenance["data"]["splits"] = {
+        "train": {"images": 3500, "kind": "given", "place": "photos/<train>"},
+        "val": {"images": 500, "kind": "given", "place": "photos/val"},
+        "test": {"images": 1000, "kind": "split off train", "fraction": 0.1, "seed": 3},
+    }
+    (run_dir / "provenance.json").write_text(json.dumps(provenance))
+    text = Page(report.write_report(run_dir, evaluation, digits[1])).text
+    where = "split off train (data.test_fraction=0.1, data.split_seed=3)"
+    assert f"evaluated on the test split: 1,000 images {where}, 10 classes" in text
+    for row in ("train 3,500 given in photos/<train>", "val 500 given in photos/val", f"test 1,000 {where}"):
+        assert row in text
+    assert "optimistic" not in text
+    assert "split has only" not in text, "1,000 images are not few"
+
+
+def test_figures_of_validation_are_labelled_and_called_optimistic(
+    run_dir: Path, digits: tuple[dict[str, Any], Reader]
+) -> None:
+    evaluation = digits[0] | {"split": "val", "origin": {"kind": "given", "place": "photos/val"}}
+    provenance = {"data": {"splits": {"val": {"images": 1000, "kind": "given"}, "test": {"images": 0, "kind": "none"}}}}
+    (run_dir / "provenance.json").write_text(json.dumps(provenance))
+    path = report.write_report(run_dir, evaluation, digits[1])
+    text = Page(path).text
+    assert "Top-1, validation" in text
+    assert "Top-1, test" not in text
+    assert "evaluated on the validation split: 1,000 images given in photos/val, 10 classes" in text
+    assert "chose the epoch that is evaluated here, so these figures are optimistic" in text
+    assert "The run has no test split (data.test_fraction=0)." in text
+    assert "% on validation</title>" in path.read_text(encoding="utf-8")
+
+
+def test_a_headline_of_few_images_is_warned_of(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
+    evaluation = evaluate(np.eye(3)[np.arange(24) % 3], np.arange(24) % 3, ["a", "b", "c"])
+    text = Page(report.write_report(run_dir, evaluation, digits[1])).text
+    assert "The test split has only 24 images" in text
+    assert "is 14 points wide" in text
 
 
 def test_mistakes_show_the_very_pixels_and_what_was_predicted(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mlops_img.data.config import CsvConfig, DataConfig, FolderConfig
 from mlops_img.data.sources import ImageSet, Table, open_source
+from mlops_img.data.split_origin import SplitOrigin, describe_splits
 from mlops_img.data.splits import names_below, with_all_splits
 from mlops_img.errors import UserError
 
@@ -200,8 +201,8 @@ def test_a_smaller_limit_takes_some_of_the_same_images() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"val_fraction": 0.0},
-        {"test_fraction": 0.0},
+        {"test_fraction": -0.1},
+        {"test_fraction": float("nan")},
         {"val_fraction": 1.0},
         {"val_fraction": -0.1},
         {"val_fraction": 0.6, "test_fraction": 0.4},
@@ -210,6 +211,58 @@ def test_a_smaller_limit_takes_some_of_the_same_images() -> None:
 def test_fractions_that_cannot_be_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"data\.val_fraction=.* and data\.test_fraction=.*: each must lie between"):
         assignment(in_memory({"a": 10, "b": 10}), **changes)
+
+
+def test_without_validation_images_there_is_nothing_to_choose_by() -> None:
+    with pytest.raises(UserError, match=r"data\.val_fraction=0: training needs validation images"):
+        assignment(in_memory({"a": 10, "b": 10}), val_fraction=0.0)
+
+
+def test_a_test_fraction_of_zero_leaves_the_test_images_in_train() -> None:
+    table = in_memory({"a": 100, "b": 40})
+    full, without = assignment(table), assignment(table, test_fraction=0.0)
+    assert without == {name: "train" if split == "test" else split for name, split in full.items()}
+    splits = with_all_splits(table, DataConfig(source="custom", root="data", test_fraction=0.0, limit=20)).splits
+    assert {split: len(images) for split, images in splits.items()} == {"train": 20, "val": 14}
+
+
+def test_a_test_fraction_of_zero_keeps_a_given_test_split(tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("test", 2)):
+        write_shapes(tmp_path / split, per_class=count, seed=count)
+    splits = split_folder(tmp_path, test_fraction=0.0).splits
+    assert {split: len(images) for split, images in splits.items()} == {"train": 15, "val": 3, "test": 6}
+
+
+def test_two_images_of_a_class_are_enough_without_a_test_split() -> None:
+    assert counts(assignment(in_memory({"a": 2, "b": 2}), test_fraction=0.0))["val"] == {"a": 1, "b": 1}
+    with pytest.raises(UserError, match="splitting into train, val takes at least 2"):
+        assignment(in_memory({"a": 10, "b": 1}), test_fraction=0.0)
+
+
+def test_every_split_says_where_it_comes_from(tmp_path: Path) -> None:
+    for split, count in (("train", 10), ("valid", 2)):
+        write_shapes(tmp_path / split, per_class=count, seed=count)
+    table = split_folder(tmp_path, split_seed=7, test_fraction=0.2)
+    assert dict(table.origins) == {
+        "train": SplitOrigin(place=f"{tmp_path}/train"),
+        "val": SplitOrigin(place=f"{tmp_path}/valid"),
+        "test": SplitOrigin("split off train", fraction=0.2, seed=7),
+    }
+    images = {split: len(images) for split, images in table.splits.items()}
+    assert describe_splits(table.origins, images) == (
+        f"val: 6 images given in {tmp_path}/valid; "
+        "test: 6 images split off train (data.test_fraction=0.2, data.split_seed=7)"
+    )
+
+
+def test_a_source_that_names_no_place_has_origins_too() -> None:
+    table = with_all_splits(in_memory({"a": 10, "b": 10}), DataConfig(source="custom", root="data", test_fraction=0.0))
+    assert [origin.kind for origin in table.origins.values()] == ["given", "split off train", "none"]
+    assert describe_splits(table.origins, {"train": 18, "val": 2}) == (
+        "val: 2 images split off train (data.val_fraction=0.1, data.split_seed=0); test: none (data.test_fraction=0)"
+    )
+    for origin in table.origins.values():
+        assert SplitOrigin(**origin.as_dict()) == origin
 
 
 def test_a_fraction_that_is_not_needed_may_be_anything(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_torchvision_data_set_is_read_from_its_files(tmp_path: Path) -> None:
     table = torchvision_table(tmp_path, "FashionMNIST")
     assert {split: len(images) for split, images in table.splits.items()} == {"train": 60, "test": 20}
     assert table.classes[:2] == ["T-shirt/top", "Trouser"]
+    assert table.origins["test"].text("test") == "given in torchvision's FashionMNIST"
     images = table.splits["test"]
     assert images.labels.tolist() == [*range(10), *range(10)]
     pictures, _ = digits(20, seed=20)

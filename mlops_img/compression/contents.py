@@ -57,8 +57,8 @@ def model_info(run: FinishedRun, subject: Subject) -> ModelInfo:
     )
 
 
-def of_test(run: FinishedRun) -> dict[str, float]:
-    """Return the run's own evaluation on its test split."""
+def of_test(run: FinishedRun) -> dict[str, float | tuple[float, float]]:
+    """Return the run's own evaluation on its test split; nothing where it has none."""
     summary = read_json(run.folder.summary)
     return {key.removeprefix("test."): value for key, value in summary.items() if key.startswith("test.")}
 

@@ -12,6 +12,7 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from mlops_img.compression.capture import example_images
+from mlops_img.confidence import top1_interval
 from mlops_img.data.loader import Batch
 from mlops_img.data.transforms import Preprocessing
 from mlops_img.manifest import Quality
@@ -57,7 +58,11 @@ def quality(predictions: Predictions, classes: list[str], split: str) -> Quality
     """Return how good the predictions are; calibration before temperature scaling."""
     found = evaluation(predictions, classes, paths=[""] * (int(predictions.rows.max()) + 1), temperature=1.0)
     names = ("n", "top1", "top5", "f1_macro", "loss", "ece")
-    return Quality(split=split, **{name: found[name] for name in names})
+    return Quality(
+        split=split,
+        top1_interval=top1_interval(found["top1"], found["n"]),
+        **{name: found[name] for name in names},
+    )
 
 
 def top1_drop(before: Predictions, after: Predictions, seed: int) -> tuple[float, tuple[float, float]]:

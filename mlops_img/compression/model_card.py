@@ -7,11 +7,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mlops_img.manifest import Candidate, Manifest
+from mlops_img.confidence import with_interval
+from mlops_img.data.split_origin import noted_splits
+from mlops_img.manifest import Candidate, Manifest, Quality
 from mlops_img.storage import write_text
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-HEAD = ("", "top-1", "drop (95 % interval)", "cosine", "MB", "ms, 1 image", "images/s, 16", "")
+HEAD = ("", "top-1 (95 % interval)", "drop (95 % interval)", "cosine", "MB", "ms, 1 image", "images/s, 16", "")
 
 
 def candidates_table(candidates: Sequence[Candidate]) -> str:
@@ -35,7 +37,10 @@ def write_model_card(folder: Path, manifest: Manifest) -> None:
         lstrip_blocks=True,
     )
     page = environment.get_template("model_card.md.j2").render(
-        manifest=manifest, table=candidates_table(manifest.candidates)
+        manifest=manifest,
+        table=candidates_table(manifest.candidates),
+        splits=noted_splits(manifest.provenance["trained"]),
+        with_interval=with_interval,
     )
     write_text(folder / "README.md", page)
 
@@ -49,7 +54,7 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
     low, high = candidate.top1_drop_interval
     return (
         candidate.precision,
-        f"{candidate.quality.top1:.4f}",
+        _top1(candidate.quality),
         f"{candidate.top1_drop:.2f} ({low:.2f} to {high:.2f})",
         f"{candidate.cosine:.4f}",
         f"{(candidate.bytes or 0) / 1e6:.1f}",
@@ -57,3 +62,9 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
         f"{candidate.images_per_second:.0f}",
         note,
     )
+
+
+def _top1(quality: Quality) -> str:
+    """Return 0.9420 (0.8843 to 0.9717), as the drop beside it is written."""
+    interval = quality.top1_interval
+    return f"{quality.top1:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")

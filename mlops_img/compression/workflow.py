@@ -22,6 +22,7 @@ from mlops_img.compression.model_card import candidates_table, write_model_card
 from mlops_img.compression.onnx import check_onnx, write_onnx
 from mlops_img.compression.prune import prune_channels
 from mlops_img.compression.quantize import calibration_rows
+from mlops_img.confidence import with_interval
 from mlops_img.config import EvaluateTrainConfig
 from mlops_img.data.loader import Batch, Plan, load_batches, ordered_plans, skip_or_raise
 from mlops_img.data.sources import ImageSet
@@ -118,7 +119,8 @@ def _pruned(run: FinishedRun, config: ExportConfig) -> tuple[nn.Module, Pruning 
     top1 = [_quality_of(run, model, config) for model in (whole, pruned)]
     print(
         f"pruned: {1 - macs[1] / macs[0]:.0%} of the multiply-accumulates, {1 - weights[1] / weights[0]:.0%} of the "
-        f"weights; top-1 {top1[0].top1:.4f} -> {top1[1].top1:.4f} on {top1[1].n} validation images"
+        f"weights; top-1 {top1[0].top1:.4f} -> {with_interval(top1[1].top1, top1[1].top1_interval)} "
+        f"on {top1[1].n} validation images"
     )
     return pruned, Pruning(
         target=options.macs,

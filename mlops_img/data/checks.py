@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from mlops_img.data.config import DataConfig
 from mlops_img.data.duplicates import ContentIndex, groups_of_several
 from mlops_img.data.names import names_below
 from mlops_img.data.sources import WITHOUT_TEST, ImageSet, Table, open_source, read_file
+from mlops_img.data.split_origin import SplitOrigin, describe_splits
 from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import UserError
 
@@ -24,20 +26,58 @@ class Dataset:
 
     Attributes:
         classes: names; a label is an index into them.
-        train, val, test: the images of each split.
+        splits: the images of train, val and, unless data.test_fraction=0 leaves it out, test.
+        origins: where the images of train, val and test come from, also of a test split that there is not.
         fingerprint: md5 over every image's name, label and size: another value, other data.
     """
 
     classes: list[str]
-    train: ImageSet
-    val: ImageSet
-    test: ImageSet
+    splits: Mapping[str, ImageSet]
+    origins: Mapping[str, SplitOrigin]
     fingerprint: str
 
+    @property
+    def train(self) -> ImageSet:
+        """The images to train on."""
+        return self.splits["train"]
+
+    @property
+    def val(self) -> ImageSet:
+        """The images that choose the best epoch, calibrate, and measure an export."""
+        return self.splits["val"]
+
+    @property
+    def test(self) -> ImageSet:
+        """The images that nothing is chosen by; raises a UserError where there are none."""
+        return self.split("test")
+
+    @property
+    def headline(self) -> str:
+        """The split that a run is judged by: test, or val where there is no test split."""
+        return "test" if "test" in self.splits else "val"
+
     def split(self, name: str) -> ImageSet:
-        """Return the split of this name: train, val or test."""
-        images: ImageSet = getattr(self, name)
-        return images
+        """Return the split of this name: train, val or test.
+
+        Raises:
+            UserError: the data set has no such split.
+        """
+        if name not in self.splits:
+            raise UserError(
+                f"split={name}: this data set has no {name} split (data.{name}_fraction=0). Use split={self.headline}"
+            )
+        return self.splits[name]
+
+    def describe_splits(self) -> str:
+        """Return one line on where validation and test come from."""
+        return describe_splits(self.origins, {name: len(images) for name, images in self.splits.items()})
+
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """Return by split how many images it has and where they come from, in types that JSON knows."""
+        return {
+            name: {"images": len(self.splits.get(name, ())), **origin.as_dict()}
+            for name, origin in self.origins.items()
+        }
 
 
 def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) -> Dataset:
@@ -76,7 +116,7 @@ def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) ->
                 "Delete one of each, or train all the same with data.allow_leakage=true; "
                 "`python -m mlops_img.data.audit` lists all"
             )
-    return Dataset(table.classes, **table.splits, fingerprint=fingerprint(table, config.root, contents))
+    return Dataset(table.classes, table.splits, table.origins, fingerprint(table, config.root, contents))
 
 
 def _in_order_of(classes: Sequence[str] | None, table: Table) -> Table:

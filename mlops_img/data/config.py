@@ -34,7 +34,8 @@ class DataConfig(EvaluateDataConfig):
     # Mean and standard deviation of each RGB channel in [0, 1]; null takes those of the model.
     mean: list[float] | None = None
     std: list[float] | None = None
-    # Shares of the images that a data set without given splits holds back, class by class.
+    # Shares of the training images that are split off, class by class, where the data set has no val or no test
+    # split. test_fraction=0: no test split then; results are those of validation, and labelled so.
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     # false leaves a given test split out, e.g. one without labels; data.test_fraction then decides whether one is

@@ -17,6 +17,7 @@ from mlops_img.data.csv_labels import clean_labels, one_hot_hint, one_hot_labels
 from mlops_img.data.csv_reader import CsvRows, read_csv
 from mlops_img.data.listing import split_of
 from mlops_img.data.sources import SPLITS, ImageSet, Table
+from mlops_img.data.split_origin import SplitOrigin
 from mlops_img.errors import UserError, did_you_mean
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".bz2", ".xz", ".zip")
@@ -55,7 +56,9 @@ class Csv:
         images = ImageSet([row.file for row in rows], np.array([index[row.label] for row in rows], np.int64))
         of_row = np.array([row.split for row in rows])
         sets = {split: images.select(np.flatnonzero(of_row == split)) for split in SPLITS if split in of_row}
-        return Table(classes, sets)
+        place = f"{path}, column {self.config.split_column!r}"
+        given = sets if self.config.split_column is not None else ()
+        return Table(classes, sets, origins={split: SplitOrigin(place=place) for split in given})
 
     def _columns(self) -> list[str]:
         """Return the names of the columns that are read."""

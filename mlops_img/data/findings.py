@@ -13,6 +13,7 @@ from mlops_img.data.left_out import LeftOut
 from mlops_img.data.near_duplicates import near_groups
 from mlops_img.data.scan import Picture
 from mlops_img.data.sources import Table
+from mlops_img.data.split_origin import SplitOrigin
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Findings:
     """All that was found; `ok` is False where training refuses the data, skips images or misleads.
 
     Attributes:
+        origins: where the images of each split come from.
         refusals: other reasons why training does not start with these data.
         missing_classes: (class, split) without a single image.
         duplicates: exact ones first (a group whose files are equal, or whose pixels are), then near ones.
@@ -113,6 +115,7 @@ class Findings:
     root: str
     classes: list[str]
     splits: dict[str, SplitFindings]
+    origins: dict[str, SplitOrigin]
     refusals: list[str]
     missing_classes: list[tuple[str, str]]
     unreadable: list[Unreadable]
@@ -132,7 +135,7 @@ class Findings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it in types that JSON knows."""
-        return asdict(self)
+        return asdict(self) | {"origins": {split: origin.as_dict() for split, origin in self.origins.items()}}
 
 
 def find(
@@ -174,6 +177,7 @@ def find(
         root=root,
         classes=table.classes,
         splits=splits,
+        origins=dict(table.origins),
         refusals=list(refusals),
         missing_classes=[
             (name, split) for split, found in splits.items() for name, count in found.per_class.items() if not count

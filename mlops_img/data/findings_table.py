@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mlops_img.data.findings import Duplicates, Findings, Place, Range, SplitFindings
 from mlops_img.data.left_out import describe_left_out
+from mlops_img.data.split_origin import describe_splits
 
 # What does not fit on a screen stands in the JSON file.
 MAX_CLASSES = 30
@@ -22,8 +23,10 @@ def findings_table(findings: Findings) -> str:
     """Return counts, sizes, problems (training refuses or skips), remarks (worth a look) and a verdict."""
     total = sum(split.images for split in findings.splits.values())
     problems, remarks = _problems(findings), _remarks(findings)
+    origins = describe_splits(findings.origins, {name: split.images for name, split in findings.splits.items()})
     parts = [
-        f"{findings.root} ({findings.source}): {_count(total, 'image')}, {_count(len(findings.classes), 'class')}",
+        f"{findings.root} ({findings.source}): {_count(total, 'image')}, {_count(len(findings.classes), 'class')}"
+        + (f"\n{origins}" if origins else ""),
         _class_table(findings),
         _size_table(findings.splits),
     ]

@@ -25,6 +25,7 @@ from mlops_img.data.left_out import LeftOut, LeftOutFiles, Reason, log_left_out
 from mlops_img.data.levels import doubts, hint_below
 from mlops_img.data.listing import split_of
 from mlops_img.data.mnist5k import write_mnist5k
+from mlops_img.data.split_origin import SplitOrigin
 from mlops_img.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -80,6 +81,8 @@ class Table:
     hint: str = ""
     # What may be meant otherwise than it was taken; logged as warnings.
     doubts: list[str] = field(default_factory=list)
+    # Where each split was given. `mlops_img.data.splits` adds those that the source does not name.
+    origins: Mapping[str, SplitOrigin] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -128,7 +131,15 @@ class Folder:
             for name in sorted(set(classes) - {one.path.name for one in found})
         ]
         hint = hint_below(root) if len(classes) == 1 else ""
-        return Table(classes, sets, mismatches, left_out=left_out.as_list(), hint=hint, doubts=warnings)
+        return Table(
+            classes,
+            sets,
+            mismatches,
+            left_out=left_out.as_list(),
+            hint=hint,
+            doubts=warnings,
+            origins={split: SplitOrigin(place=str(folder)) for split, folder in folders.items()},
+        )
 
     def _without_test(self, found: list[ClassFolder], left_out: LeftOutFiles) -> list[ClassFolder]:
         """Return the classes, without a folder of test images beside them if data.use_given_test=false."""

@@ -1,4 +1,4 @@
-"""The three splits of a data set: those given, and stable ones made where none are."""
+"""The splits of a data set: those given, and stable ones split off train where none are."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from mlops_img.data.config import DataConfig
 from mlops_img.data.duplicates import ContentIndex
 from mlops_img.data.names import names_below
 from mlops_img.data.sources import SPLITS, ImageSet, Table
+from mlops_img.data.split_origin import SplitOrigin
 from mlops_img.errors import UserError
 
 
 def with_all_splits(table: Table, config: DataConfig, contents: ContentIndex | None = None) -> Table:
-    """Return the table with train, val and test, each no larger than `config.limit`.
+    """Return the table with train, val and test, each no larger than `config.limit`, and where each came from.
 
-    A split that the source lacks is taken from train, class by class. Copies of one image stay together,
+    A split that the source lacks is split off train, class by class; with `config.test_fraction` = 0 there is no
+    test split then. Copies of one image stay together,
     so that a split of ours never leaks. Which images go follows from `config.split_seed` and their names
     below `config.root` alone, so a data set may move. Adding an image moves two others at most between
     splits, and mostly none: each split keeps its share of the class, and that is all that can push one out.
@@ -28,19 +30,46 @@ def with_all_splits(table: Table, config: DataConfig, contents: ContentIndex | N
     Raises:
         UserError: a class is too small to be in every split, or the fractions leave no training images.
     """
-    wanted = {"val": config.val_fraction, "test": config.test_fraction}
-    missing = {split: fraction for split, fraction in wanted.items() if split not in table.splits}
+    fractions = _missing_fractions(table, config)
+    held_back = {split: fraction for split, fraction in fractions.items() if fraction > 0}
     splits = dict(table.splits)
-    if missing:
-        if any(not 0 < fraction < 1 for fraction in missing.values()) or sum(missing.values()) >= 1:
-            raise UserError(
-                f"data.val_fraction={config.val_fraction} and data.test_fraction={config.test_fraction}: "
-                "each must lie between 0 and 1 and together leave something to train on"
-            )
-        splits |= _hold_back(splits["train"], table.classes, missing, config, contents or ContentIndex())
+    if held_back:
+        contents = contents or ContentIndex()
+        splits |= _hold_back(splits["train"], table.classes, held_back, config, contents)
     if config.limit is not None:
         splits = {split: _evenly(images, config.limit, config) for split, images in splits.items()}
-    return replace(table, splits={split: splits[split] for split in SPLITS})
+    origins = {split: table.origins.get(split, SplitOrigin()) for split in table.splits} | {
+        split: SplitOrigin("split off train", fraction=fraction, seed=config.split_seed)
+        if fraction > 0
+        else SplitOrigin("none")
+        for split, fraction in fractions.items()
+    }
+    return replace(
+        table,
+        splits={split: splits[split] for split in SPLITS if split in splits},
+        origins={split: origins[split] for split in SPLITS},
+    )
+
+
+def _missing_fractions(table: Table, config: DataConfig) -> dict[str, float]:
+    """Return the share of train that each split takes that the source lacks; 0 is no such split.
+
+    Raises:
+        UserError: validation would be empty, or the shares leave nothing to train on.
+    """
+    wanted = {"val": config.val_fraction, "test": config.test_fraction}
+    missing = {split: fraction for split, fraction in wanted.items() if split not in table.splits}
+    if missing.get("val") == 0:
+        raise UserError(
+            "data.val_fraction=0: training needs validation images, which choose the best epoch and calibrate the "
+            "probabilities. Set it above 0, or give a val split"
+        )
+    if any(not 0 <= fraction < 1 for fraction in missing.values()) or sum(missing.values()) >= 1:
+        raise UserError(
+            f"data.val_fraction={config.val_fraction} and data.test_fraction={config.test_fraction}: "
+            "each must lie between 0 and 1 and together leave something to train on"
+        )
+    return missing
 
 
 def _hold_back(

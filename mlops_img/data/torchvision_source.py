@@ -14,6 +14,7 @@ from torchvision import datasets
 
 from mlops_img.data.config import TorchvisionConfig
 from mlops_img.data.sources import ImageSet, Table
+from mlops_img.data.split_origin import SplitOrigin
 from mlops_img.errors import UserError, did_you_mean
 
 # How torchvision's classes call a split, the first that they know, and where they keep labels and names of
@@ -42,7 +43,8 @@ class Torchvision:
             )
             for split, part in parts.items()
         }
-        return Table(names, sets)
+        origins = {split: SplitOrigin(place=f"torchvision's {self.config.dataset}") for split in sets}
+        return Table(names, sets, origins=origins)
 
     def _dataset_class(self) -> Any:
         exported = {name: getattr(datasets, name) for name in datasets.__all__}

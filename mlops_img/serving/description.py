@@ -11,6 +11,7 @@ from mlops_img.serving.answers import Limits, ModelAnswer, SampleImage
 from mlops_img.serving.engine import Engine
 from mlops_img.serving.intake import FORMATS
 
+DATA_KEYS = ("fingerprint", "dvc_md5")  # where the splits lay is a path of another machine
 HEALTH = {
     "/livez": "Whether the process lives.",
     "/healthz": "The same as /livez.",
@@ -35,12 +36,12 @@ def describe_model(engine: Engine) -> ModelAnswer:
         metrics={
             "before": manifest.before.model_dump(),
             "after": manifest.after.model_dump(),
-            "test": manifest.test,
+            "test": manifest.test or None,
         },
         provenance={
             "run": manifest.provenance["run"],
             "commit": (trained.get("git") or {}).get("commit"),
-            "data": trained.get("data"),
+            "data": {key: value for key, value in (trained.get("data") or {}).items() if key in DATA_KEYS},
             "mlops_img": exported["mlops_img"],
             "torch": exported["torch"],
         },

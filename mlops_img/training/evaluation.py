@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from mlops_img.confidence import small_split_warning
 from mlops_img.config import ModelConfig
 from mlops_img.data.checks import Dataset
 from mlops_img.data.loader import load_batches, ordered_plans, skip_or_raise
@@ -111,6 +112,7 @@ def evaluate_splits(
             log.warning("%s: %d of %d images left out of the evaluation", name, len(skipped), len(images))
         results[name] = {
             "split": name,
+            "origin": dataset.origins[name].as_dict(),
             "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
             **evaluation(predictions, trained.classes, list(images.paths), temperature),
         }
@@ -123,3 +125,10 @@ def evaluate_splits(
 def read_pixels(images: ImageSet, row: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return the image as the model's preprocessing decodes it, uint8 (height, width, 3), to show it to people."""
     return preprocessing.decode(images.read(images.paths[row]))
+
+
+def warn_of_few_images(result: dict[str, Any]) -> None:
+    """Log a warning where a split's top-1 rests on few images; `result` is as `evaluate_splits` returns it."""
+    warning = small_split_warning(result["split"], result["n"], result["top1_interval"])
+    if warning:
+        log.warning("%s", warning)

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlops_img.confidence import top1_interval
 from mlops_img.data.loader import Batch
 from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
@@ -156,9 +157,11 @@ def evaluation(predictions: Predictions, classes: list[str], paths: list[str], t
     scores = per_class(confusion)
     reliability = _reliability(predictions, 1.0)
     calibrated = _reliability(predictions, temperature)
+    figures = summarize(predictions)
     return {
         "n": len(predictions.labels),
-        **summarize(predictions),
+        **figures,
+        "top1_interval": top1_interval(figures["top1"], len(predictions.labels)),
         **{f"{name}_macro": float(_mean_over_present(scores[name], confusion)) for name in ("precision", "recall")},
         "ece": _expected_error(reliability),
         "temperature": temperature,

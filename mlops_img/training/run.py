@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mlops_img.confidence import with_interval
 from mlops_img.config import Config
 from mlops_img.data.loader import skip_or_raise
 from mlops_img.errors import UserError
@@ -21,7 +22,7 @@ from mlops_img.run_folder import Origin, RunFolder, dvc_md5
 from mlops_img.storage import point_link, write_json
 from mlops_img.tracking import Tracker, start_tracker
 from mlops_img.training.checkpoint import Checkpoints, newest_valid, step_checkpoints
-from mlops_img.training.evaluation import evaluate_splits, load_trained, read_pixels
+from mlops_img.training.evaluation import evaluate_splits, load_trained, read_pixels, warn_of_few_images
 from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
 from mlops_img.training.profiling import profiled
@@ -30,6 +31,7 @@ from mlops_img.training.session import Session, out_of_patience
 from mlops_img.training.setup import Setup, set_up, training_batches
 
 NAMED_IMAGES = 3
+SUMMARIZED = ("top1", "top1_interval", "top5", "f1_macro", "loss", "ece", "ece_calibrated", "n")
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,11 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     classes = None if checkpoint is None else checkpoint["classes"]
     setup = set_up(config, first_weights=checkpoint is None, classes=classes)
     state, dataset = setup.state, setup.dataset
-    data = {"fingerprint": dataset.fingerprint, "dvc_md5": dvc_md5(Path(config.data.root))}
+    data = {
+        "fingerprint": dataset.fingerprint,
+        "dvc_md5": dvc_md5(Path(config.data.root)),
+        "splits": dataset.provenance(),
+    }
     plain = as_plain(config)
     if checkpoint is not None:
         _go_on(setup, plain, checkpoint)
@@ -118,45 +124,53 @@ def _train(setup: Setup, folder: RunFolder, tracker: Tracker, about: dict[str, A
 
 
 def _conclude(setup: Setup, folder: RunFolder, tracker: Tracker, bad: dict[str, str], start: float) -> dict[str, Any]:
-    """Evaluate the best weights on validation and test, write summary and report."""
+    """Evaluate the best weights on validation and test (if there is one), write summary and report."""
     state, dataset = setup.state, setup.dataset
     best = folder.checkpoints / "best.pt"
     trained = load_trained(best, setup.recipe.precision)
-    results = evaluate_splits(folder, trained, setup.evaluator, dataset, ("val", "test"))
-    speeds = [line["images_per_second"] for line in folder.read_metrics()[0] if line["split"] == "train"]
-    summary = {
-        **{
-            f"{split}.{name}": result[name]
-            for split, result in results.items()
-            for name in ("top1", "top5", "f1_macro", "loss", "ece", "ece_calibrated", "n")
-        },
-        "temperature": results["test"]["temperature"],
-        "best_epoch": state.best_epoch,
-        "steps": state.step,
-        "images_per_second": sorted(speeds)[len(speeds) // 2] if speeds else None,
-        "skipped_train_images": len(bad),
-        "skipped_test_images": len(results["test"]["skipped"]),
-        "wall_seconds": time.perf_counter() - start,
-    }
+    splits = [split for split in ("val", "test") if split in dataset.splits]
+    results = evaluate_splits(folder, trained, setup.evaluator, dataset, splits)
+    summary = _summarize(setup, folder, results, bad, start)
     if bad:
         log.warning("%d training images were left out, see %s", len(bad), folder.skipped)
     write_json(folder.summary, summary)
-    report = write_report(
-        folder.path, results["test"], lambda row: read_pixels(dataset.test, row, trained.preprocessing)
-    )
+    judged = results[dataset.headline]
+    images = dataset.split(dataset.headline)
+    report = write_report(folder.path, judged, lambda row: read_pixels(images, row, trained.preprocessing))
     drawn = [path for path in sorted(report.parent.glob("*.png")) if path != folder.training_samples]
     tracker.log_images({f"report/{path.stem}": path for path in drawn}, state.step)
     if setup.config.tracking.log_artifact:
         tracker.log_model([best, folder.config], summary)
+    warn_of_few_images(judged)
     log.info(
-        "test top-1 %.4f  macro F1 %.4f  loss %.4f  in %.0f s: %s",
-        summary["test.top1"],
-        summary["test.f1_macro"],
-        summary["test.loss"],
+        "%s top-1 %s%s  macro F1 %.4f  loss %.4f  in %.0f s: %s",
+        judged["split"],
+        with_interval(judged["top1"], judged["top1_interval"]),
+        "" if "test" in results else " (no test split)",
+        judged["f1_macro"],
+        judged["loss"],
         summary["wall_seconds"],
         report,
     )
     return summary
+
+
+def _summarize(
+    setup: Setup, folder: RunFolder, results: dict[str, dict[str, Any]], bad: dict[str, str], start: float
+) -> dict[str, Any]:
+    """Return what summary.json holds; keys of test are there only where there is a test split."""
+    speeds = [line["images_per_second"] for line in folder.read_metrics()[0] if line["split"] == "train"]
+    skipped = {"skipped_test_images": len(results["test"]["skipped"])} if "test" in results else {}
+    return {
+        **{f"{split}.{name}": result[name] for split, result in results.items() for name in SUMMARIZED},
+        "temperature": results["val"]["temperature"],
+        "best_epoch": setup.state.best_epoch,
+        "steps": setup.state.step,
+        "images_per_second": sorted(speeds)[len(speeds) // 2] if speeds else None,
+        "skipped_train_images": len(bad),
+        **skipped,
+        "wall_seconds": time.perf_counter() - start,
+    }
 
 
 def _go_on(setup: Setup, config: dict[str, Any], checkpoint: dict[str, Any]) -> None:
@@ -172,16 +186,16 @@ def _announce(setup: Setup, folder: RunFolder) -> None:
     dataset, precision = setup.dataset, setup.recipe.precision
     trained = sum(weights.numel() for weights in setup.state.model.parameters() if weights.requires_grad)
     log.info(
-        "%s on %s in %s, %.1f M weights to train; %d classes, %d + %d + %d images (train, val, test)",
+        "%s on %s in %s, %.1f M weights to train; %d classes, %s images (%s)",
         setup.config.model.name,
         precision.device,
         str(precision.dtype).removeprefix("torch."),
         trained / 1e6,
         len(dataset.classes),
-        len(dataset.train),
-        len(dataset.val),
-        len(dataset.test),
+        " + ".join(str(len(images)) for images in dataset.splits.values()),
+        ", ".join(dataset.splits),
     )
+    log.info("%s", dataset.describe_splits())
     log.info("run folder: %s", folder.path)
 
 

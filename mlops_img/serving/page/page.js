@@ -36,10 +36,11 @@ async function start() {
 function showModel(model) {
   state.model = model;
   const { classes, limits } = model;
-  const { top1, n, split } = model.metrics.after;
+  const { after } = model.metrics;
+  const split = after.split === "val" ? "validation" : after.split;
   byId("model").textContent =
     `${model.name}, version ${model.version}. It names one of ${classes.length} classes: ${some(classes)}. ` +
-    `Of ${n} ${split === "val" ? "validation" : split} images it named ${percent(top1)} right.`;
+    `Of ${after.n} ${split} images it named ${percent(after.top1)} right${between(after)}.`;
   byId("limits").textContent = `${limits.formats.join(", ")}; up to ${size(limits.max_bytes)} each.`;
   byId("facts").replaceChildren(
     ...factsOf(model).flatMap(([name, fact]) => [element("dt", name), element("dd", fact)]),
@@ -52,8 +53,9 @@ function showModel(model) {
 
 function factsOf(model) {
   const { metrics, provenance, limits } = model;
-  const right = ({ top1, top5 }) =>
-    `${percent(top1)} at the first guess` + (model.classes.length > 5 ? `, ${percent(top5)} among five` : "");
+  const right = (measured) =>
+    `${percent(measured.top1)} at the first guess${between(measured)}` +
+    (model.classes.length > 5 ? `, ${percent(measured.top5)} among five` : "");
   const made = new Date(model.created).toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
   return [
     ["Architecture", model.architecture],
@@ -67,6 +69,11 @@ function factsOf(model) {
     ["Versions", `mlops_img ${provenance.mlops_img}, torch ${provenance.torch}`],
     ["Takes", `up to ${size(limits.max_bytes)} and ${limits.max_pixels / 1e6} million pixels an image`],
   ].filter(([, fact]) => fact);
+}
+
+// Bundles of format 1 have no interval.
+function between({ top1_interval: interval }) {
+  return interval ? ` (95 % interval ${percent(interval[0])} to ${percent(interval[1])})` : "";
 }
 
 // The samples are extra: without them the page is whole.
