@@ -16,6 +16,7 @@ from mlops_img.command_line import split_arguments
 from mlops_img.config import Config
 from mlops_img.errors import UserError
 from mlops_img.resume import resume_arguments
+from mlops_img.tracking import check_online
 
 
 def train(config: Config) -> float:
@@ -23,6 +24,7 @@ def train(config: Config) -> float:
     from mlops_img.validation import validate
 
     validate(config)
+    check_online(config.tracking)
     from mlops_img.run_folder import Origin, RunFolder
 
     hydra = HydraConfig.get()
