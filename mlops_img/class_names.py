@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mlops_img.errors import UserError, did_you_mean
 
@@ -37,8 +40,14 @@ def find_class(key: str, name: Any, classes: Sequence[str]) -> str:
 
 
 def _same_scalar(text: str, value: Any) -> bool:
+    read = _as_yaml(text)
+    return type(read) is type(value) and bool(read == value)
+
+
+@cache
+def _as_yaml(text: str) -> Any:
+    """Return what OmegaConf makes of this text in a YAML file."""
     try:
-        read = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        return False
-    return type(read) is type(value) and read == value
+        return OmegaConf.create(f"name: {text}")["name"]
+    except (YAMLError, OmegaConfBaseException, ValueError, KeyError):
+        return text

@@ -152,7 +152,7 @@ def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, An
             reason = (str(error) or type(error).__name__).splitlines()[0]
             if config.mode == "online":
                 raise UserError(
-                    f"tracking.mode=online: W&B cannot be reached ({reason}). Check the network and WANDB_BASE_URL, {ONLINE_OR}"
+                    f"tracking.mode=online: W&B cannot be reached ({reason}). Check the network, {ONLINE_OR}"
                 ) from None
             log.warning("W&B cannot be reached (%s)", reason)  # otherwise never the run's end
     log.warning("going on with metrics.jsonl alone")
@@ -171,9 +171,7 @@ def check_online(config: TrackingConfig) -> None:
     if mode not in ("online", "run"):  # "run" is W&B's older word
         raise UserError(f"tracking.mode=online, but the environment has WANDB_MODE={mode}. Unset it, {ONLINE_OR}")
     if not _has_key():
-        raise UserError(
-            f"tracking.mode=online: there is no W&B key. Set WANDB_API_KEY or run `wandb login`, {ONLINE_OR}"
-        )
+        raise UserError(f"tracking.mode=online: no W&B key. Set WANDB_API_KEY or run `wandb login`, {ONLINE_OR}")
 
 
 def _mode(wanted: str) -> Any:
