@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString, Sweep
+from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException
 
 from mlops_img.errors import UserError
@@ -150,9 +150,8 @@ def _prepare(override: str, paths: set[str], multirun: bool) -> str:
         raise UserError(f"{override}: the value is empty. Give one, or leave {key} out")
     if isinstance(value, bool | int | float) and str(value) != text:
         return _with_value(override, quoted(text))  # a folder 2024.10 would become 2024.1
-    text = value.text if isinstance(value, QuotedString) else value
-    if isinstance(text, str) and text.startswith("~"):
-        return _with_value(override, quoted(expand_home(key, text), interpolations=True))
+    if isinstance(value, str) and value.startswith("~"):
+        return _with_value(override, quoted(expand_home(key, value), interpolations=True))
     return override
 
 
