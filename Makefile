@@ -15,6 +15,8 @@ RUN ?= runs/latest
 BUNDLE ?= $(or $(MLOPS_IMG_BUNDLE),bundles/latest)
 PORT ?= 3000
 ARGS ?=
+PHOTOS ?=
+PHOTO_ARGS = $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 .PHONY: help setup data train evaluate export bundle serve bento container audit test lint types format benchmark docker-train clean distclean
 .DELETE_ON_ERROR:
@@ -73,11 +75,11 @@ format: $(VENV)/.installed-dev ## let ruff mend and format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-benchmark: $(VENV)/.installed-bench $(VENV)/.installed-serve ## measure the training loop and the input pipeline beside others
-	$(PY) benchmarks/train_loop.py
-	$(PY) benchmarks/input_pipeline.py $(ARGS)
-	$(PY) benchmarks/compression.py
-	$(PY) benchmarks/serving.py $(ARGS)
+benchmark: $(VENV)/.installed-bench $(VENV)/.installed-serve ## measure all beside others (PHOTOS=folder ARGS="--rounds 3"; else generated photos)
+	$(PY) benchmarks/train_loop.py $(ARGS)
+	$(PY) benchmarks/input_pipeline.py $(PHOTO_ARGS) $(ARGS)
+	$(PY) benchmarks/compression.py $(ARGS)
+	$(PY) benchmarks/serving.py $(PHOTO_ARGS) $(ARGS)
 
 docker-train: ## build the training image (DEVICE=cpu or cuda)
 	@command -v $(DOCKER) >/dev/null || { echo "error: $(DOCKER) was not found: install Docker," \

@@ -1,6 +1,6 @@
 """How fast photos become training batches: our loader beside torchvision's ImageFolder in a DataLoader.
 
-    python benchmarks/input_pipeline.py --photos <a folder of class folders of JPEGs>
+    python benchmarks/input_pipeline.py --photos <a folder of class folders of JPEGs>    # without: generated ones
 
 Both cut random resized crops of 224 px with mirror images, in batches of 32; torchvision's v2 transforms
 end in normalised floats, as its documentation has it, and ours in uint8, which is normalised on the device
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from photos import photo_folder
 from PIL import Image
 from results import arguments, report
 from torch.utils.data import DataLoader
@@ -84,19 +85,24 @@ def compare_evaluation_images(images: ImageSet) -> None:
     print(f"evaluation images: at most {largest} of 255 levels apart, {differing:.1%} of the values differ")
 
 
-def main() -> None:
-    options: argparse.Namespace = arguments(__doc__, rounds=5, photos=Path("data/photos"))
-    images = Folder(FolderConfig(root=str(options.photos))).table().splits["train"]
-    torch.set_num_threads(1)
+def compare(photos: Path, options: argparse.Namespace) -> None:
+    images = Folder(FolderConfig(root=str(photos))).table().splits["train"]
     compare_evaluation_images(images)
     count = EPOCHS * (len(images) // BATCH) * BATCH
     for workers in (0, 2):
         peer = f"ImageFolder + v2, {workers} workers"
         contenders = {
             f"mlops_img, {workers} workers": ours(images, workers),
-            peer: torchvision_folder(options.photos, workers),
+            peer: torchvision_folder(photos, workers),
         }
         report(f"input_pipeline_{workers}_workers", contenders, count, options, warmup=1, goals={peer: GOAL})
+
+
+def main() -> None:
+    options: argparse.Namespace = arguments(__doc__, rounds=5, photos=None)
+    torch.set_num_threads(1)
+    with photo_folder(options.photos) as photos:
+        compare(photos, options)
 
 
 if __name__ == "__main__":

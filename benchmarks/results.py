@@ -17,7 +17,7 @@ from mlops_img.storage import write_json
 FOLDER = Path(__file__).parent / "results"
 
 
-def arguments(description: str | None, rounds: int, **paths: Path) -> argparse.Namespace:
+def arguments(description: str | None, rounds: int, **paths: Path | None) -> argparse.Namespace:
     """Parse --rounds and --keep, and one option for each path."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="turns of each contender that count")

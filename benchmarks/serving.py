@@ -3,6 +3,7 @@
     python benchmarks/serving.py --photos <folder of JPEGs> --rounds 3      # requests/s, latency, the model in a loop
     python benchmarks/serving.py --photos <...> --endurance                 # memory over 20,000 requests, overload
 
+Without --photos, generated ones are sent.
 The servers take turns; whose turn it is not is stopped, since some poll for work. Ours and LitServe serve the same
 bundle, resnet18 in int8 at 224 px; the hand-made one runs the same net in fp32. The load comes from this process, on
 the same machine. Needs the extra `bench`.
@@ -27,6 +28,7 @@ from statistics import median
 import httpx
 import torch
 from load import closed_loop, open_loop, request
+from photos import photo_folder
 from results import FOLDER
 
 import mlops_img
@@ -221,7 +223,7 @@ def endurance(bundle: Path, photos: list[Path], options: argparse.Namespace) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder with JPEGs, at any depth")
+    parser.add_argument("--photos", type=Path, help="folder with JPEGs, at any depth; without: generated")
     parser.add_argument("--bundle", type=Path, help="of resnet18 at 224 px; made anew without it")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender that count")
     parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
@@ -230,10 +232,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=3700, help="the first of four")
     parser.add_argument("--keep", action="store_true", help="write the figures to benchmarks/results/")
     options = parser.parse_args()
-    photos = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:300]
-    if not photos:
-        parser.error(f"--photos {options.photos}: there is no JPEG")
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, photo_folder(options.photos) as folder:
+        photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:300]
+        if not photos:
+            parser.error(f"--photos {folder}: there is no JPEG")
         bundle = (options.bundle or make_bundle(Path(place))).resolve()
         found = (endurance if options.endurance else compare)(bundle, photos, options)
     if options.keep:

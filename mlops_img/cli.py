@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import errno
 import gc
 import logging
@@ -10,7 +11,7 @@ import os
 import sys
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -18,13 +19,17 @@ from typing import Any, NoReturn, TypeVar
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlops_img.config import register_schemas
+from mlops_img.command_line import prepare_arguments, quoted
+from mlops_img.config import command_schemas, leaf_keys, register_schemas
+from mlops_img.environment import prepare_process
 from mlops_img.errors import ERROR_FILE, EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
+from mlops_img.paths import expand_home, expand_paths
 
 C = TypeVar("C")
 E = TypeVar("E", bound=BaseException)
@@ -32,6 +37,7 @@ E = TypeVar("E", bound=BaseException)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 PACKAGE = Path(__file__).parent
+MAX_SUGGESTIONS = 3
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +48,11 @@ def conf_folder() -> Path:
     return beside if (beside / "config.yaml").is_file() else PACKAGE / "conf"
 
 
-def command(task: Callable[[C], float | int | None], config_name: str) -> None:
+def command(
+    task: Callable[[C], float | int | None],
+    config_name: str,
+    rewrite: Callable[[list[str]], list[str]] | None = None,
+) -> None:
     """Run `task` on the configuration that the command line describes, and end the process as it should.
 
     A `UserError`, or a configuration that cannot be composed, becomes one line on stderr and exit code 2.
@@ -50,7 +60,15 @@ def command(task: Callable[[C], float | int | None], config_name: str) -> None:
     Args:
         task: takes the configuration as its dataclass; in a multirun its value ranks the job.
         config_name: of the file in `conf/`.
+        rewrite: maps the arguments to those that Hydra gets.
     """
+    prepare_process()
+    keys = leaf_keys(command_schemas()[config_name])
+    try:
+        arguments = prepare_arguments(sys.argv[1:], {key for key, entry in keys.items() if entry.metadata.get("path")})
+        sys.argv[1:] = rewrite(arguments) if rewrite else arguments
+    except UserError as error:
+        exit_with(error)
     register_schemas()
     OmegaConf.register_new_resolver("run_name", _run_name, use_cache=True, replace=True)
     # Hydra then hands errors on instead of printing them and exiting with 1.
@@ -62,13 +80,14 @@ def command(task: Callable[[C], float | int | None], config_name: str) -> None:
         nonlocal begun
         begun = True
         try:
-            reject_unknown_keys(composed)
+            reject_unknown_keys(composed, keys)
             config: Any = OmegaConf.to_object(composed)
+            expand_paths(config)
             return task(config)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
-                exit_with(error)
-            failure = _leave_error(Path(HydraConfig.get().runtime.output_dir), error)
+                exit_with(error, keys)
+            failure = _leave_error(Path(HydraConfig.get().runtime.output_dir), error, keys)
         # Marks this job as failed, and the others go on. Hydra keeps the error until the end, so it must not
         # be the one whose traceback holds the model and the batches.
         gc.collect()
@@ -86,15 +105,45 @@ def command(task: Callable[[C], float | int | None], config_name: str) -> None:
         if cause is not None:
             place = f"run folder {cause.filename} cannot be made: {cause.strerror}"
             error = UserError(f"{place}. Choose another with hydra.run.dir=...")
-        exit_with(error)
+        exit_with(error, keys)
     finally:
         multirun = sys.modules.get("mlops_img.multirun")
         if multirun is not None:
             multirun.finish()
 
 
-def reject_unknown_keys(node: DictConfig) -> None:
+class ExpandHome(Callback):
+    """Hydra's callback: replaces `~` in the folders that Hydra makes, which may come from a YAML file."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Expand hydra.run.dir."""
+        _expand_folder(config, "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Expand hydra.sweep.dir, for the jobs too: each is composed anew from the overrides."""
+        folder = _expand_folder(config, "hydra.sweep.dir")
+        if folder is not None:
+            with read_write(config.hydra):
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+
+
+def _expand_folder(config: DictConfig, key: str) -> str | None:
+    """Replace `~` in the folder that this key names; returns what it is now, or None where nothing changed."""
+    folder = str(OmegaConf.select(config, key))
+    expanded = expand_home(key, folder)
+    if expanded == folder:
+        return None
+    with read_write(config.hydra):
+        OmegaConf.update(config, key, expanded)
+    return expanded
+
+
+def reject_unknown_keys(node: DictConfig, keys: Collection[str] = ()) -> None:
     """Look for keys that no dataclass has: `+key=value` adds them past the types.
+
+    Args:
+        node: what was composed.
+        keys: all keys of the command, to suggest one of them.
 
     Raises:
         UserError: the first such key, with the nearest valid one.
@@ -104,17 +153,29 @@ def reject_unknown_keys(node: DictConfig) -> None:
         if dataclasses.is_dataclass(kind):
             names = [field.name for field in dataclasses.fields(kind)]
             if name not in names:
-                raise UserError(_no_such_key(str(node._get_full_key(name)), str(name), names))
+                raise UserError(_no_such_key(str(node._get_full_key(name)), str(name), names, keys))
         if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
-            reject_unknown_keys(node[name])
+            reject_unknown_keys(node[name], keys)
 
 
-def _no_such_key(full: str, key: str, names: list[str]) -> str:
-    return f"{full}: there is no such key.{did_you_mean(key, names)} Keys here: {', '.join(names)}"
+def _no_such_key(full: str, key: str, names: list[str], keys: Collection[str]) -> str:
+    """Describe an unknown key: `names` are those beside it, `keys` all keys of the command."""
+    # `lr` for `optim.lr`: what was left out or mistaken is where the key is.
+    same = [known for known in keys if known.rpartition(".")[2] == key and known != full][:MAX_SUGGESTIONS]
+    hint = f" Did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(key, names)
+    if not hint:
+        near = difflib.get_close_matches(key, {known.rpartition(".")[2] for known in keys}, n=1, cutoff=0.7)
+        hint = f" Did you mean {next(repr(known) for known in keys if known.endswith(f'.{near[0]}'))}?" if near else ""
+    return f"{full}: there is no such key.{hint} Keys here: {', '.join(names)}"
 
 
-def describe(error: Exception) -> str | None:
-    """Return one line for a user's mistake, and None for an error of ours."""
+def describe(error: Exception, keys: Collection[str] = ()) -> str | None:
+    """Return one line for a user's mistake, and None for an error of ours.
+
+    Args:
+        error: what ended the command.
+        keys: all keys of the command, to suggest one of them.
+    """
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException):
@@ -128,9 +189,9 @@ def describe(error: Exception) -> str | None:
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = _find(error, OmegaConfBaseException)
-        return _one_line(error) if cause is None else _describe_key(error, cause)
+        return _one_line(error) if cause is None else _describe_key(error, cause, keys)
     if isinstance(error, YAMLError):
-        return f"this is no YAML: {_one_line(error)}"
+        return f"invalid YAML: {_one_line(error)}"
     if isinstance(error, OSError) and error.errno in FULL_OR_LOCKED:
         place = error.filename or "a file of the run"
         return f"{place} cannot be written: {error.strerror}. Free some space, or choose another hydra.run.dir=..."
@@ -144,7 +205,7 @@ def _find(error: BaseException | None, kind: type[E]) -> E | None:
     return error
 
 
-def _describe_key(error: Exception, cause: OmegaConfBaseException) -> str:
+def _describe_key(error: Exception, cause: OmegaConfBaseException, keys: Collection[str]) -> str:
     """Describe a key that does not exist, a value of the wrong type, or one that is missing."""
     place = f"{str(error).split(':')[0]}: " if str(error).startswith("In '") else ""
     key = cause.full_key or str(cause.key or "")
@@ -152,7 +213,7 @@ def _describe_key(error: Exception, cause: OmegaConfBaseException) -> str:
     if dataclasses.is_dataclass(cause.object_type) and cause.key is not None:
         names = [field.name for field in dataclasses.fields(cause.object_type)]
         if cause.key not in names:
-            return place + _no_such_key(key, str(cause.key), names)
+            return place + _no_such_key(key, str(cause.key), names, keys)
     if "mandatory value" in reason or "mandatory value" in str(cause):
         return f"{place}{key} is not set. Set it with {key}=..."
     return f"{place}{key}: {reason}" if key not in reason else f"{place}{reason}"
@@ -162,9 +223,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def exit_with(error: Exception) -> NoReturn:
+def exit_with(error: Exception, keys: Collection[str] = ()) -> NoReturn:
     """End the process: a user's mistake as one line and exit code 2, anything else with its traceback and 1."""
-    message = describe(error)
+    message = describe(error, keys)
     if message is None:
         traceback.print_exception(error)
         sys.exit(EXIT_FAILED)
@@ -172,9 +233,9 @@ def exit_with(error: Exception) -> NoReturn:
     sys.exit(EXIT_USER_ERROR)
 
 
-def _leave_error(folder: Path, error: Exception) -> Exception:
+def _leave_error(folder: Path, error: Exception, keys: Collection[str]) -> Exception:
     """Write what went wrong into the job's own folder and log, and return it without what it holds on to."""
-    line = describe(error)
+    line = describe(error, keys)
     message = line or "".join(traceback.format_exception(error))
     log.error("%s", message)
     (folder / ERROR_FILE).write_text(message + "\n", encoding="utf-8")

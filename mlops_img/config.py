@@ -9,15 +9,17 @@ Lengths of time are written as text with a unit: "5 epochs", "500 steps" or "10%
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mlops_img.data.config import DATA_SOURCES, DataConfig, EvaluateDataConfig
+from mlops_img.paths import PATH
 
-OPEN = ("kwargs", "lr_scales")  # nodes without keys of their own
+FREE_FORM = ("kwargs", "custom", "lr_scales")  # keys of mappings that may hold any key
 
 
 @dataclass
@@ -28,7 +30,7 @@ class ModelConfig:
     name: str = "resnet18"
     # Where the first weights come from: none (random), hub (timm's pretrained weights), or a file:
     # safetensors, a PyTorch state dict, or a checkpoint of a run of ours.
-    weights: str = "none"
+    weights: str = field(default="none", metadata=PATH)
     # What stays as it is: none, backbone (all but the classifier), or the name of a module up to and
     # including which, in the order of the forward pass, nothing is trained (e.g. layer3, stages.2).
     freeze: str = "none"
@@ -83,8 +85,8 @@ class AugmentConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_prob: float = 1.0
-    # A transform of your own, last on each image: `_target_` of a callable uint8 (3, H, W) -> the same.
-    custom: dict[str, Any] | None = None
+    # A transform of your own, last on each image: `_target_` of a callable uint8 (3, H, W) -> the same; {}: none.
+    custom: dict[str, Any] | None = field(default_factory=dict)
 
 
 @dataclass
@@ -176,7 +178,8 @@ class TrackingConfig:
 
     # none or wandb.
     name: str = "wandb"
-    # wandb: auto is online with a key and a network, else offline; or online, offline.
+    # wandb: auto is online with a key and a network, else offline; online: the run does not start without
+    # both; offline.
     mode: str = "auto"
     project: str = "mlops_img"
     entity: str | None = None
@@ -202,10 +205,11 @@ class Config:
     seed: int = 0
     # What a run returns, early stopping watches and `best` means; a loss is minimised, the rest maximised.
     optimized_metric: str = "val.top1"
-    # null starts anew; auto goes on where the run of hydra.run.dir (or runs/latest) stopped; or a run folder.
-    resume: str | None = None
+    # null starts anew; auto resumes the run of hydra.run.dir (or runs/latest), or starts one where there is none
+    # yet; or a run folder.
+    resume: str | None = field(default=None, metadata=PATH)
     # Where run folders are made.
-    runs_dir: str = "runs"
+    runs_dir: str = field(default="runs", metadata=PATH)
 
 
 @dataclass
@@ -222,7 +226,7 @@ class EvaluateConfig:
     """The configuration of `python -m mlops_img.evaluate`."""
 
     # The run folder whose best checkpoint is evaluated.
-    run: str = "runs/latest"
+    run: str = field(default="runs/latest", metadata=PATH)
     # train, val or test. A data set of its own without splits is evaluated whole.
     split: str = "test"
     # Other images than the run's own: data.root=... alone reads them as the run's data were read; data=folder,
@@ -243,7 +247,7 @@ class AuditConfig:
     # Two images are near duplicates when at most this many of the 64 bits of their hashes differ.
     near_duplicate_bits: int = 6
     # Where the findings are written as JSON; null: <root>.audit.json beside the root, or here if that is read-only.
-    output: str | None = None
+    output: str | None = field(default=None, metadata=PATH)
 
 
 @dataclass
@@ -251,32 +255,52 @@ class StoreConfig:
     """The configuration of `python -m mlops_img.store`."""
 
     # The folder of the bundle.
-    bundle: str = "bundles/latest"
+    bundle: str = field(default="bundles/latest", metadata=PATH)
+
+
+def command_schemas() -> dict[str, type[Any]]:
+    """Return the dataclass of each command, by the name of its file in `conf/`."""
+    from mlops_img.compression.config import BenchmarkConfig, ExportConfig
+
+    return {
+        "config": Config,
+        "evaluate": EvaluateConfig,
+        "export": ExportConfig,
+        "benchmark": BenchmarkConfig,
+        "audit": AuditConfig,
+        "store": StoreConfig,
+    }
+
+
+def leaf_keys(schema: type[Any], prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+    """Return the keys of a dataclass that hold values, e.g. optim.lr; of `data`, those of every source."""
+    types = get_type_hints(schema)
+    leaves: dict[str, dataclasses.Field[Any]] = {}
+    for entry in dataclasses.fields(schema):
+        key, kind = f"{prefix}{entry.name}", types[entry.name]
+        if not dataclasses.is_dataclass(kind):
+            leaves[key] = entry
+            continue
+        for part in (kind, *(DATA_SOURCES.values() if kind is DataConfig else ())):
+            leaves |= leaf_keys(cast(type[Any], part), f"{key}.")
+    return leaves
 
 
 def register_schemas() -> None:
     """Tell Hydra the types; `conf/` names them as `schema`, `schema/data: folder`, and so on."""
-    from mlops_img.compression.config import BenchmarkConfig, ExportConfig
-
     store = ConfigStore.instance()
-    for name, node in (
-        ("schema", Config),
-        ("evaluate_schema", EvaluateConfig),
-        ("export_schema", ExportConfig),
-        ("benchmark_schema", BenchmarkConfig),
-        ("audit_schema", AuditConfig),
-        ("store_schema", StoreConfig),
-    ):
-        store.store(name=name, node=_open_dicts(OmegaConf.structured(node)))
+    for name, node in command_schemas().items():
+        schema = "schema" if name == "config" else f"{name}_schema"
+        store.store(name=schema, node=_open_dicts(OmegaConf.structured(node)))
     for name, source in DATA_SOURCES.items():
         store.store(group="schema/data", name=name, node=_open_dicts(OmegaConf.structured(source)))
 
 
 def _open_dicts(node: DictConfig) -> DictConfig:
-    """Let the keys of these nodes be anything: they belong to timm, torchvision, the model or the user."""
+    """Let the keys of free-form mappings be anything: they belong to timm, torchvision, the model or the user."""
     for name in node:
         if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
-            if name in OPEN:
+            if name in FREE_FORM:
                 OmegaConf.set_struct(node[name], False)
             else:
                 _open_dicts(node[name])

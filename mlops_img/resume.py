@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from mlops_img.command_line import given_values, is_multirun, quoted, split_arguments
 from mlops_img.config import Config
 from mlops_img.errors import UserError
 from mlops_img.storage import OVERRIDES_FILE
@@ -26,7 +27,6 @@ MUST_NOT_CHANGE = (
     "optim.lr_scales",
     "optimized_metric",
 )
-OPTIONS_WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 MAY_CHANGE_SILENTLY = ("resume", "runs_dir", "data.root", "data.workers", "tracking")
 
 
@@ -36,7 +36,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     What started the run is repeated before what is given now, so `resume=auto` alone is enough.
 
     Args:
-        arguments: what follows the command's name.
+        arguments: as `prepare_arguments` returns them.
 
     Returns:
         The arguments for Hydra; as they were where nothing is resumed.
@@ -45,13 +45,13 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         UserError: the folder to resume is no run.
     """
     options, overrides = split_arguments(arguments)
-    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    given = given_values(overrides)
     wanted = given.get("resume")
-    if wanted in (None, "null", "") or {"-m", "--multirun"} & set(options):
+    if wanted is None or is_multirun(options, overrides):
         return arguments
-    folder = Path(given.get("runs_dir", "runs")) / "latest" if wanted == "auto" else Path(str(wanted))
+    folder = Path(str(given.get("runs_dir", "runs"))) / "latest" if wanted == "auto" else Path(str(wanted))
     if "hydra.run.dir" in given:
-        place = Path(given["hydra.run.dir"].strip("'\""))
+        place = Path(str(given["hydra.run.dir"]))
         if wanted != "auto" and place.resolve() != folder.resolve():
             raise UserError(
                 f"resume={wanted} and hydra.run.dir={place} name two runs. Say resume=auto, or leave one out"
@@ -67,22 +67,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     again = {_key(override) for override in overrides}
     kept = [override for override in before["overrides"] if _key(override) not in again]
     # In this order: Hydra takes options only before the first override, and the last override wins.
-    here = [] if "hydra.run.dir" in given else [f"hydra.run.dir='{folder}'"]
+    here = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(str(folder))}"]
     return [*before["options"], *options, *kept, *overrides, *here]
-
-
-def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Part a command line into Hydra's options, with their values, and overrides."""
-    options, overrides = [], []
-    values = iter(arguments)
-    for argument in values:
-        if not argument.startswith("-"):
-            overrides.append(argument)
-            continue
-        options.append(argument)
-        if argument in OPTIONS_WITH_VALUE:
-            options += [value for value in [next(values, None)] if value is not None]
-    return options, overrides
 
 
 def check_unchanged(config: dict[str, Any], fingerprint: str, checkpoint: dict[str, Any]) -> list[str]:

@@ -42,12 +42,10 @@ class Origin:
     Attributes:
         options: Hydra's own, with their values, e.g. --config-dir.
         overrides: as typed.
-        data_option: the option of the group `data`; it decides which keys there are.
     """
 
     options: list[str]
     overrides: list[str]
-    data_option: str
 
 
 class RunFolder:
@@ -92,7 +90,8 @@ class RunFolder:
             repeat / "repeat.yaml",
             "# @package _global_\n"
             f"# The same run again: python -m mlops_img.train --config-dir {repeat.parent} experiment=repeat\n"
-            f"defaults:\n  - override /data: {origin.data_option}\n{text}",
+            # The source's own option: that of the run may be a file of the user's, and not be found from here.
+            f"defaults:\n  - override /data: {config.data.source}\n{text}",
         )
 
     def record(self, metrics: dict[str, Any]) -> None:

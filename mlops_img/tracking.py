@@ -11,10 +11,12 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from mlops_img.config import TrackingConfig
+from mlops_img.errors import UserError
 
 INIT_TIMEOUT_SECONDS = 20
 FINISH_TIMEOUT_SECONDS = 60
 WANDB_CLOUD = "https://api.wandb.ai"
+ONLINE_OR = "or use tracking.mode=auto, which records offline where it must"
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +116,9 @@ def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, An
         folder: the run folder; W&B keeps its files in it.
         run_config: the resolved configuration, shown beside the metrics.
         run_id: of the W&B run to go on with, or None for a new one.
+
+    Raises:
+        UserError: `config.mode` is online, and W&B cannot be reached.
     """
     if config.name == "none":
         return NoTracker()
@@ -121,6 +126,7 @@ def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, An
 
     # Else offline artifacts are staged in the user's home.
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
+    os.environ["WANDB_SILENT"] = "true"
     mode = _mode(config.mode)
     sweep = folder.parent if folder.name.isdigit() else None  # a job of a multirun is named by its number
     for attempt in dict.fromkeys((mode, "offline")):
@@ -142,14 +148,34 @@ def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, An
                 settings=settings,
             )
             return WandbTracker(run)
-        except Exception as error:  # no key, no network, a setting it refuses, a full disk: never the run's end
-            log.warning("W&B cannot be reached (%s)", (str(error) or type(error).__name__).splitlines()[0])
+        except Exception as error:  # no key, no network, a setting it refuses, a full disk
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if config.mode == "online":
+                raise UserError(
+                    f"tracking.mode=online: W&B cannot be reached ({reason}). Check the network, {ONLINE_OR}"
+                ) from None
+            log.warning("W&B cannot be reached (%s)", reason)  # otherwise never the run's end
     log.warning("going on with metrics.jsonl alone")
     return NoTracker()
 
 
+def check_online(config: TrackingConfig) -> None:
+    """See, before anything takes time, that a run that must be tracked online can be.
+
+    Raises:
+        UserError: `config.mode` is online, and there is no key or the environment says otherwise.
+    """
+    if config.name == "none" or config.mode != "online":
+        return
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode not in ("online", "run"):  # "run" is W&B's older word
+        raise UserError(f"tracking.mode=online, but the environment has WANDB_MODE={mode}. Unset it, {ONLINE_OR}")
+    if not _has_key():
+        raise UserError(f"tracking.mode=online: no W&B key. Set WANDB_API_KEY or run `wandb login`, {ONLINE_OR}")
+
+
 def _mode(wanted: str) -> Any:
-    if wanted == "offline":
+    if wanted != "auto":
         return wanted
     if "WANDB_MODE" in os.environ:
         return os.environ["WANDB_MODE"]

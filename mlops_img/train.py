@@ -1,6 +1,6 @@
 """Train, evaluate and report: `python -m mlops_img.train model=resnet18 optim.lr=1e-3`.
 
-`--help` shows every key. Exit codes: 0 done, 1 a fault of ours, 2 a mistake to mend (one line says which),
+`--help` shows every key. Exit codes: 0 done, 1 an internal error, 2 a user error (one line describes it),
 75 stopped on request after saving (`resume=auto` goes on).
 """
 
@@ -11,10 +11,12 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
-from mlops_img.cli import command, exit_with
+from mlops_img.cli import command
+from mlops_img.command_line import split_arguments
 from mlops_img.config import Config
 from mlops_img.errors import UserError
-from mlops_img.resume import resume_arguments, split_arguments
+from mlops_img.resume import resume_arguments
+from mlops_img.tracking import check_online
 
 
 def train(config: Config) -> float:
@@ -22,6 +24,7 @@ def train(config: Config) -> float:
     from mlops_img.validation import validate
 
     validate(config)
+    check_online(config.tracking)
     from mlops_img.run_folder import Origin, RunFolder
 
     hydra = HydraConfig.get()
@@ -32,7 +35,7 @@ def train(config: Config) -> float:
     from mlops_img.training.run import release_memory, run
 
     options, _ = split_arguments(sys.argv[1:])
-    origin = Origin(options, list(hydra.overrides.task), hydra.runtime.choices["data"])
+    origin = Origin(options, list(hydra.overrides.task))
     try:
         return float(run(config, folder, origin)[config.optimized_metric])
     finally:
@@ -41,11 +44,7 @@ def train(config: Config) -> float:
 
 def main() -> None:
     """Run the command line."""
-    try:
-        sys.argv[1:] = resume_arguments(sys.argv[1:])
-    except UserError as error:
-        exit_with(error)
-    command(train, "config")
+    command(train, "config", rewrite=resume_arguments)
 
 
 if __name__ == "__main__":

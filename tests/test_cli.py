@@ -174,3 +174,68 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.returncode == 0, result.stderr
     for text in ("python -m mlops_img.train", "model: ", "vit_tiny", "checkpoint_every_steps"):
         assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [
+        ("lr=0.1", "optim.lr"),
+        ("+lr=0.1", "optim.lr"),
+        ("model.lr=0.1", "optim.lr"),
+        ("batch_size=32", "train.batch_size"),
+        ("epoch=3", "train.epochs"),
+        ("root=photos", "data.root"),
+    ],
+)
+def test_key_that_belongs_elsewhere(train: Train, argument: str, meant: str) -> None:
+    assert_user_error(train(argument), "there is no such key", f"'{meant}'")
+
+
+def test_path_in_a_yaml_file_has_its_home_folder_too(
+    command: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = "# @package _global_\nruns_dir: ~/runs\ndata: {root: ~/nothing}\n"
+    folder = own_option(tmp_path, "experiment/mine", text)
+    outcome = command("mlops_img.train", "--config-dir", str(folder), "experiment=mine", "data=folder")
+    assert_user_error(outcome, f"folder {tmp_path}/home/nothing does not exist")
+    assert (tmp_path / "home" / "runs").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
+def test_batch_of_one_where_batch_norm_has_one_value(train: Train) -> None:
+    assert_user_error(train("train.batch_size=1"), "train.batch_size=1: batch norm", "Use train.batch_size=2")
+
+
+def test_windows_line_ends_in_yaml(train: Train, tmp_path: Path) -> None:
+    folder = own_option(tmp_path, "optim/own", "name: sgd\r\nlr: 0\r\n")
+    assert_user_error(train("--config-dir", str(folder), "optim=own"), "optim.lr=0.0: it must be more than 0")
+
+
+@pytest.mark.parametrize("text", ["name: sgd\n\tlr: 0.1\n", "name: sgd\nlr: 0.1\nlr: 0.2\n"])
+def test_yaml_with_a_tab_or_a_repeated_key(train: Train, tmp_path: Path, text: str) -> None:
+    folder = own_option(tmp_path, "optim/own", text)
+    assert_user_error(train("--config-dir", str(folder), "optim=own"), "invalid YAML", "own.yaml")
+
+
+def test_custom_augmentation_on_the_command_line(train: Train) -> None:
+    for argument in (
+        "augment.custom={_target_: nowhere.Same}",
+        "augment.custom._target_=nowhere.Same",
+        "+augment.custom={_target_: nowhere.Same}",
+        "+augment.custom._target_=nowhere.Same",
+    ):
+        assert_user_error(train(argument), "augment.custom: ", "nowhere")
+
+
+def test_tracking_online_without_a_key_ends_before_the_training(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("tracking=wandb", "tracking.mode=online", "hydra.run.dir=runs/a")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert_user_error(train(*arguments), "WANDB_MODE=offline")
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    assert_user_error(train(*arguments), "tracking.mode=online: no W&B key", "WANDB_API_KEY")
+    assert not (tmp_path / "runs/latest").exists()

@@ -80,7 +80,7 @@ def test_checked_keys_exist() -> None:
 def test_config_of_a_run_reads_back_as_it_was(tmp_path: Path) -> None:
     config: Any = OmegaConf.to_object(composed("data=csv", "data.root=x", "model.kwargs={depth: 3}", "optim.lr=1e-2"))
     folder = RunFolder(tmp_path)
-    folder.write_config(config, Origin([], ["optim.lr=1e-2"], "csv"))
+    folder.write_config(config, Origin([], ["optim.lr=1e-2"]))
     again = load_config(folder.config)
     assert again == config
     assert isinstance(again, Config)

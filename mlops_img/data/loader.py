@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing
 import os
 import signal
 import weakref
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mlops_img.data.decode import BadImageError, decode_rgb
+from mlops_img.data.handover import hand_over
 from mlops_img.data.sources import ImageSet
 from mlops_img.data.transforms import stack
 from mlops_img.errors import UserError
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
 PREFETCH_BATCHES = 4
+LOCKS_PER_WORKER = 12  # more than a worker's queue and events take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # From a decoded image, uint8 (height, width, 3), to what the model is fed, uint8 (3, side, side).
@@ -141,7 +144,12 @@ class Loader(DataLoader[Batch]):
         # Workers inherit what is blocked: none dies between its start and its first line.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
+            _try_locks(LOCKS_PER_WORKER * (self.num_workers + 1))
             iterator = super().__iter__()
+        except OSError as error:  # no room in /dev/shm even for the queues' locks, or no more processes
+            log.warning("workers cannot be started (%s): images are read in the training process", error.strerror)
+            self.num_workers, self.prefetch_factor = 0, None
+            return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         Loader.reading.add(iterator)
@@ -175,7 +183,7 @@ def load_batches(
     return Loader(
         ImageBatches(images, transform, seed, decode=decode),
         batch_size=None,  # a plan is a whole batch already
-        collate_fn=_as_it_is,  # type: ignore[arg-type]  # the default one would make lists of tuples
+        collate_fn=hand_over,  # type: ignore[arg-type]  # the default one would make lists of tuples
         sampler=sampler,
         num_workers=workers,
         prefetch_factor=PREFETCH_BATCHES if workers else None,
@@ -208,13 +216,13 @@ def skip_or_raise(
         UserError: an image cannot be decoded and `bad` is None, or fewer than `least` of a batch can.
     """
     yielded = False
-    for batch in batches:
+    for batch in _workers_alive(batches):
         for row, reason in batch.bad:
             path = images.paths[row]
             if bad is None:
                 raise UserError(
                     f"image {path} cannot be decoded: {reason}. "
-                    "Mend or delete it, or leave such images out with data.on_bad_image=skip"
+                    "Fix or delete it, or leave such images out with data.on_bad_image=skip"
                 )
             if path not in bad:
                 log.warning("left out %s: %s", path, reason)
@@ -231,6 +239,20 @@ def skip_or_raise(
         )
 
 
+def _workers_alive(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Pass the batches on; a worker that was killed from outside is a UserError."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        if not reason.startswith("DataLoader worker (pid"):
+            raise
+        raise UserError(
+            f"a process that reads images was ended from outside ({reason.removesuffix('.')}). Most often memory ran "
+            "out: use fewer with data.workers=..., or less train.batch_size. resume=auto continues the run"
+        ) from None
+
+
 def _too_few(batch: Batch, images: ImageSet) -> UserError:
     planned = len(batch.bad) + len(batch.labels)
     return UserError(
@@ -239,8 +261,10 @@ def _too_few(batch: Batch, images: ImageSet) -> UserError:
     )
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+def _try_locks(count: int) -> None:
+    """Raise the OSError that DataLoader would get from its queues; it cannot clean up after one itself."""
+    held = [multiprocessing.Lock() for _ in range(count)]
+    held.clear()
 
 
 def _start_worker(worker: int) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlops_img.class_names import find_class
 from mlops_img.config import LossConfig, OptimConfig
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.weights import classifier_names
@@ -169,10 +170,13 @@ def _class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) -
     if not isinstance(wanted, dict):
         raise UserError(f"loss.class_weights={wanted}: it can be none, balanced or {{class name: weight}}")
     weights = torch.ones(len(classes))
+    given: set[str] = set()
     for name, weight in wanted.items():
-        if str(name) not in classes:
-            raise UserError(f"loss.class_weights: there is no class {name!r}.{did_you_mean(str(name), classes)}")
+        meant = find_class("loss.class_weights", name, classes)
+        if meant in given:
+            raise UserError(f"loss.class_weights: the class {meant!r} has two weights. Leave one out")
+        given.add(meant)
         if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise UserError(f"loss.class_weights: the weight of {name!r} is {weight}; it must be a number above 0")
-        weights[classes.index(str(name))] = weight
+        weights[classes.index(meant)] = weight
     return weights

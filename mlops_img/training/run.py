@@ -19,7 +19,7 @@ from mlops_img.errors import UserError
 from mlops_img.report import write_report
 from mlops_img.resume import as_plain, check_unchanged
 from mlops_img.run_folder import Origin, RunFolder, dvc_md5
-from mlops_img.storage import point_link, write_json
+from mlops_img.storage import OVERRIDES_FILE, point_link, write_json
 from mlops_img.tracking import Tracker, start_tracker
 from mlops_img.training.checkpoint import Checkpoints, newest_valid, step_checkpoints
 from mlops_img.training.evaluation import evaluate_splits, load_trained, read_pixels, warn_of_few_images
@@ -54,6 +54,12 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
             f"{folder.path} holds a run already. Go on with resume=auto, or choose another hydra.run.dir=..."
         )
     checkpoint = newest_valid(folder.checkpoints) if config.resume else None
+    if config.resume and checkpoint is None:
+        log.warning(
+            "resume=%s: there is no checkpoint to resume in %s, so the training starts from its first step",
+            config.resume,
+            folder.path if (folder.path / OVERRIDES_FILE).exists() else Path(config.runs_dir) / "latest",
+        )
     classes = None if checkpoint is None else checkpoint["classes"]
     setup = set_up(config, first_weights=checkpoint is None, classes=classes)
     state, dataset = setup.state, setup.dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ def set_up(
     seed_cpu(config.seed, Purpose.WEIGHTS)
     if model is None:
         model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
+    if config.train.batch_size == 1:
+        _check_batch_of_one(model, config)
     preprocessing = make_preprocessing(config.data, model, grey=config.model.in_chans == 1)
     model = to_device(model, device, channels_last=config.train.channels_last)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -110,6 +113,26 @@ def set_up(
     )
     augment = ImageAugment(config.augment, preprocessing)
     return Setup(config, dataset, recipe, every, augment, evaluator, workers, state)
+
+
+def _check_batch_of_one(model: nn.Module, config: Config) -> None:
+    """Send one image through a copy of the model in training mode: neither weights nor random streams change.
+
+    Raises:
+        UserError: batch norm gets a single value per channel, of which there is no variance.
+    """
+    side = config.data.image_size
+    trial = copy.deepcopy(model).train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            trial(torch.zeros(1, config.model.in_chans, side, side))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"train.batch_size=1: batch norm in {config.model._target_ or config.model.name} needs more than one value "
+            f"per channel, and at data.image_size={side} one image gives one. Use train.batch_size=2 or more"
+        ) from None
 
 
 def training_batches(setup: Setup) -> DataLoader[Batch]:

@@ -1,0 +1,42 @@
+"""Photos for the benchmarks: a folder of the user's, or made here where none is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+CLASSES, PER_CLASS = 10, 32
+WIDTH, HEIGHT, QUALITY = 500, 400, 90
+
+
+@contextmanager
+def photo_folder(given: Path | None) -> Iterator[Path]:
+    """Give a folder of class folders of JPEGs: `given`, or for the length of the block one that is made now."""
+    if given is not None:
+        yield given
+        return
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        make_photos(folder)
+        print(
+            f"no --photos: {CLASSES * PER_CLASS} generated JPEGs of {WIDTH} x {HEIGHT} px stand in for them. "
+            "Compare the figures only with others of generated photos"
+        )
+        yield folder
+
+
+def make_photos(folder: Path) -> None:
+    """Write JPEGs of smooth colors and fine noise, whose files are about as large as photos' (100 kB)."""
+    random = np.random.default_rng(0)
+    for number in range(CLASSES * PER_CLASS):
+        colors = Image.fromarray(random.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+        smooth = np.asarray(colors.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.int16)
+        noisy = smooth + random.integers(-20, 21, (HEIGHT, WIDTH, 1), dtype=np.int16)
+        path = folder / f"class_{number % CLASSES}" / f"{number:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=QUALITY)
