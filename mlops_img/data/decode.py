@@ -44,6 +44,10 @@ class BadImageError(Exception):
     """The bytes are no image that can be decoded whole; the message says why, in one line."""
 
 
+class UnsupportedImageError(BadImageError):
+    """The image may be sound, but is of a kind that is not supported; the message names it, e.g. "12-bit JPEG"."""
+
+
 def decode_rgb(source: bytes | Image.Image) -> Pixels:
     """Decode an image to RGB.
 
@@ -137,7 +141,7 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode in DEEP_MODES:
         image = _to_8_bits(image)
     if image.mode == "F":
-        raise BadImageError("its pixels are floating-point numbers, which do not say what white is")
+        raise UnsupportedImageError("its pixels are floating-point numbers, which do not say what white is")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -148,5 +152,5 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     # Mode "I" is 32 bits wide, but files that yield it hold 16 bits (PNG, PGM, TIFF), or else anything.
     if values.min() < 0 or values.max() > 65535:
-        raise BadImageError(f"its pixels, from {values.min()} to {values.max()}, are more than 16 bits hold")
+        raise UnsupportedImageError(f"its pixels, from {values.min()} to {values.max()}, are more than 16 bits hold")
     return Image.fromarray(IN_8_BITS[values])

@@ -8,7 +8,8 @@ import logging
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mlops_img.data.decode import JPEG_MAGIC, BadImageError
+from mlops_img.data.decode import JPEG_MAGIC, BadImageError, UnsupportedImageError
+from mlops_img.data.unsupported import unsupported_kind
 from mlops_img.predictor import Predictor
 from mlops_img.serving.failures import Code, RequestError
 
@@ -31,7 +32,8 @@ def prepare_upload(predictor: Predictor, data: bytes, max_pixels: int) -> Tensor
         max_pixels: width x height that is accepted.
 
     Raises:
-        RequestError: empty, no image of `FORMATS`, too many pixels or scans, or damaged.
+        RequestError: empty, no image of `FORMATS`, of a kind that is not supported, too many pixels or scans, or
+            damaged.
     """
     if not data:
         raise RequestError(Code.BAD_IMAGE, "The file is empty.")
@@ -40,6 +42,8 @@ def prepare_upload(predictor: Predictor, data: bytes, max_pixels: int) -> Tensor
         # JPEGs take libjpeg-turbo's fast path from their bytes; all else is decoded by the one decoder that the
         # header was found to be for.
         return predictor.prepare(data if data.startswith(JPEG_MAGIC) else image)
+    except UnsupportedImageError as error:
+        raise _unsupported(str(error)) from None
     except (BadImageError, MemoryError) as error:
         log.debug("refused an image: %s", error)
         raise RequestError(Code.BAD_IMAGE, "The image is damaged or incomplete.") from None
@@ -49,6 +53,9 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        kind = unsupported_kind(data)
+        if kind is not None:
+            raise _unsupported(f"{kind}: not supported. Convert it to PNG or to an ordinary JPEG") from None
         known = ", ".join(FORMATS)
         raise RequestError(Code.NOT_AN_IMAGE, f"This is not an image of a known format ({known}).") from None
     except Image.DecompressionBombError:
@@ -61,6 +68,10 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     if data.startswith(JPEG_MAGIC) and data.count(START_OF_SCAN) > MAX_SCANS:
         raise RequestError(Code.BAD_IMAGE, f"The image has more than {MAX_SCANS} scans: save it anew.")
     return image
+
+
+def _unsupported(reason: str) -> RequestError:
+    return RequestError(Code.UNSUPPORTED, f"{reason[0].upper()}{reason[1:].rstrip('.')}.")
 
 
 def _too_many_pixels(max_pixels: int) -> RequestError:

@@ -1,0 +1,99 @@
+"""Names the kind of an image file that is valid but that no decoder here reads, such as a 12-bit JPEG."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+from PIL import TiffImagePlugin
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BIG = (b"+\0", b"\0+")  # of a BigTIFF, whose header is twice as long
+# What an ISO base media file, which AVIF is too, is called by the brand in its first box.
+MEDIA_BRANDS = {
+    b"heic": "HEIC image",
+    b"heix": "HEIC image",
+    b"hevc": "HEIC image sequence",
+    b"mif1": "HEIF image",
+    b"msf1": "HEIF image sequence",
+}
+JPEG_XL_MAGICS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+# Markers that start a JPEG's frame (ITU-T T.81, table B.1; 0xF7 is JPEG-LS) and what they say about it. The decoders
+# read those without a name here: baseline, progressive, lossless, and arithmetic-coded.
+UNSUPPORTED_FRAMES = {
+    0xC5: "hierarchical JPEG",
+    0xC6: "hierarchical JPEG",
+    0xC7: "hierarchical JPEG",
+    0xCB: "lossless arithmetic-coded JPEG",
+    0xCD: "hierarchical JPEG",
+    0xCE: "hierarchical JPEG",
+    0xCF: "hierarchical JPEG",
+    0xF7: "JPEG-LS image",
+}
+SUPPORTED_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA)
+COLOR_FILTER_ARRAY = 32803  # a photometric interpretation of TIFF
+SAMPLE_FORMATS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point", 5: "complex", 6: "complex"}
+
+
+def unsupported_kind(data: bytes) -> str | None:
+    """Name what kind of image these bytes are, if that is the reason why they cannot be decoded.
+
+    Args:
+        data: of a file that a decoder has refused.
+
+    Returns:
+        E.g. "12-bit JPEG"; None where the bytes are of a supported kind, and so damaged, or no image.
+    """
+    if data.startswith(JPEG_MAGIC):
+        return _jpeg_kind(data)
+    if data.startswith(TIFF_MAGICS):
+        return _tiff_kind(data)
+    if data.startswith(JPEG_XL_MAGICS):
+        return "JPEG XL image"
+    if data[4:8] == b"ftyp":
+        return MEDIA_BRANDS.get(data[8:12])
+    return None
+
+
+def _jpeg_kind(data: bytes) -> str | None:
+    place = 2
+    while data[place : place + 1] == b"\xff" and place + 10 <= len(data):
+        marker = data[place + 1]
+        if marker in UNSUPPORTED_FRAMES:
+            return UNSUPPORTED_FRAMES[marker]
+        if marker in SUPPORTED_FRAMES:
+            bits, channels = data[place + 4], data[place + 9]
+            if bits != 8:
+                return f"{bits}-bit JPEG"
+            return None if channels in (1, 3, 4) else f"JPEG of {channels} channels"
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
+    return None
+
+
+def _tiff_kind(data: bytes) -> str | None:
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:4] in BIG else 8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        return _kind_of_tags(tags)
+    except (SyntaxError, OSError, ValueError, TypeError, LookupError, struct.error):
+        return None  # damaged
+
+
+def _kind_of_tags(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str | None:
+    bits = tags[TiffImagePlugin.BITSPERSAMPLE]
+    channels = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, len(bits))
+    sample_format = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
+    photometric = tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION]
+    compression = tags.get(TiffImagePlugin.COMPRESSION, 1)
+    if compression not in TiffImagePlugin.COMPRESSION_INFO:
+        return f"TIFF with compression {compression}"
+    if photometric == COLOR_FILTER_ARRAY:
+        return "TIFF of raw camera pixels (color filter array)"
+    for _, known_photometric, known_format, _, known_bits, _ in TiffImagePlugin.OPEN_INFO:
+        if (known_photometric, known_format[0], known_bits) == (photometric, sample_format, (bits[0],) * channels):
+            return None  # such a file can be read: this one is damaged
+    number = SAMPLE_FORMATS.get(sample_format, "undefined")
+    return f"TIFF of {max(bits)}-bit {number} pixels" + (f" with {channels} channels" if channels > 1 else "")
