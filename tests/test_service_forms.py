@@ -23,7 +23,7 @@ from mlops_img.serving.guard import Guard
 from mlops_img.serving.intake import prepare_upload
 from mlops_img.serving.settings import Settings
 from mlops_img.serving.state import State
-from tests.hostile_requests import image
+from tests.hostile_requests import CHARSETS, image
 from tests.hostile_uploads import encoded, picture, sound, tiff
 from tests.raw_http import FORM, form, part
 
@@ -74,7 +74,7 @@ TOO_MANY = "The form has too many parts: at most 1,000"
         ([b"no header at all\r\n\r\nx"], 400, "headers of a part"),
         ([part(b"", b"image")], 400, "The file is empty."),
     ],
-    ids=str,
+    ids=["files", "fields", "file name", "header", "headers", "text", "no name", "no disposition", "no header", "empty"],
 )
 def test_form_is_refused_by_its_reason(client: TestClient, parts: list[bytes], status: int, said: str) -> None:
     refused, message = posted(client, form(*parts))
@@ -94,6 +94,17 @@ def test_boundary_that_is_wrong_is_named(client: TestClient, kind: str, said: st
     status, message = posted(client, form(image()), kind)
     assert status == 400
     assert said in message
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_text_that_cannot_be_decoded_is_refused(client: TestClient, charset: str) -> None:
+    body = form(image(), part(b"\xff5\xfe", b"top_k", None))
+    assert posted(client, body, f"{FORM}; charset={charset}")[0] in (400, 422)
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-datax; boundary=edge", "multipart/mixed; boundary=edge", "", "a/b"])
+def test_other_types_are_refused(client: TestClient, kind: str) -> None:
+    assert posted(client, form(image()), kind)[0] == 415
 
 
 def test_body_that_ends_early_is_refused_wherever_it_ends(client: TestClient) -> None:
@@ -125,6 +136,7 @@ def test_what_surrounds_a_form_does_no_harm(client: TestClient) -> None:
         b'Content-Type: multipart/mixed; boundary=inner\r\nContent-Disposition: form-data; name="image"; filename="a"',
         b'Content-Disposition: form-data; name="image"; filename=""',
     ],
+    ids=["bare", "escaped", "extended", "multipart", "no file name"],
 )
 def test_odd_dispositions_are_understood_or_refused(client: TestClient, head: bytes) -> None:
     status, message = posted(client, form(head + b"\r\n\r\n" + sound()["png"]))
@@ -168,7 +180,10 @@ def test_image_of_a_kind_that_is_not_taken_is_named(client: TestClient, data: by
     assert kind in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("data", [sound()["jpeg"][:500], sound()["png"][:300], sound()["lzw tiff"][:300]])
+@pytest.mark.parametrize(
+    "data", [sound()["jpeg"][:500], sound()["png"][:300], sound()["lzw tiff"][:300]], ids=["jpeg", "png", "tiff"]
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damage_is_not_a_kind(predictor: Predictor, data: bytes) -> None:
     with pytest.raises(RequestError) as raised:
         prepare_upload(predictor, data, 10**6)

@@ -7,14 +7,16 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 
+from mlops_img.serving import server as server_module
 from mlops_img.serving import transport, wire
+from mlops_img.serving.listening import drop_new_connections
 from mlops_img.serving.server import DrainingServer
 from tests.service_process import until
 
@@ -39,10 +41,10 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def running(patience: float = 30.0, app: Callable[..., Any] = application) -> Iterator[tuple[DrainingServer, Any]]:
-    """Run a server in a thread; yields it and its address."""
+def running(patience: float = 30.0, *, drop: bool = True) -> Iterator[tuple[DrainingServer, Any]]:
+    """Run a server in a thread; yields it and its address. At its end the kernel drops new connections first."""
     protocol = type("Protocol", (wire.Wire,), {"patience": patience, "keep_alive": 75.0})
-    config = uvicorn.Config(app, http=protocol, loop="asyncio", lifespan="off", log_config=None)
+    config = uvicorn.Config(application, http=protocol, loop="asyncio", lifespan="off", log_config=None)
     server = DrainingServer(config)
     listening = socket.create_server(("127.0.0.1", 0), backlog=512)
     address = listening.getsockname()
@@ -51,6 +53,8 @@ def running(patience: float = 30.0, app: Callable[..., Any] = application) -> It
     try:
         yield server, address
     finally:
+        if drop:
+            drop_new_connections(listening)  # as the supervisor does
         server.should_exit = True
         thread.join()
 
@@ -254,17 +258,35 @@ def test_end_of_the_server_resets_nobody() -> None:
             except Exception as problem:
                 problems.append(problem)
 
-    with running() as (server, address):
+    with running() as (_, address):
         threads = [threading.Thread(target=ask, args=(address,)) for _ in range(clients)]
         for thread in threads:
             thread.start()
         assert begun.wait(60)
-        server.should_exit = True
     stop.set()
     for thread in threads:
         thread.join()
     assert problems == []
     assert set(answers) == {200}
+
+
+def test_connections_that_wait_at_the_end_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those too that come when the loop no longer accepts: nobody takes them out of the kernel's queue before."""
+    clients: list[socket.socket] = []
+
+    async def late() -> None:
+        if not clients:
+            clients.extend(socket.create_connection(address, timeout=60) for _ in range(20))
+            for client in clients:
+                client.sendall(CLOSE)
+
+    monkeypatch.setattr(server_module, "_rounds", late)
+    with running(drop=False) as (_, address):
+        pass
+    assert len(clients) == 20
+    for client in clients:
+        with client:
+            assert statuses(client.recv(1000)) == [200]
 
 
 def test_end_of_the_server_waits_a_moment_for_silent_connections_only() -> None:

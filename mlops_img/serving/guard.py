@@ -119,7 +119,7 @@ class _Visit:
             raise RequestError(
                 Code.UNSUPPORTED, f"The content encoding {name!r} is not supported: send the form uncompressed."
             )
-        if not self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        if self.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
             raise RequestError(Code.NOT_AN_IMAGE, "Send the image as multipart/form-data.")
 
     def _authorize(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import socket
+from collections.abc import Iterator
 
 import uvicorn
 from uvicorn.server import ServerState
@@ -14,9 +14,9 @@ from mlops_img.serving.listening import drop_new_connections
 
 # Seconds for connections that are being made when new ones are no longer taken: a round trip.
 HANDSHAKE = 0.2
-# The most seconds that connections are still accepted; they come to an end unless others keep the socket open.
-MOST_ACCEPTING = 2.0
-# Rounds of the event loop from a connection in the queue to its protocol: the selector, accept, connection_made.
+# Connections that are accepted at the end: as many as the kernel's queue holds.
+MOST_ACCEPTED = 2048
+# Rounds of the event loop from an accepted connection to its protocol's first call.
 ROUNDS = 10
 
 
@@ -43,19 +43,43 @@ class DrainingServer(uvicorn.Server):
             for listening in sockets or ():
                 drop_new_connections(listening)
         await asyncio.sleep(HANDSHAKE)
-        await _accept_waiting(sockets or [])
+        loop = asyncio.get_running_loop()
+        for listening in sockets or ():
+            loop.remove_reader(listening)
+        # What the loop has accepted needs its server to become a connection.
+        await _rounds()
+        # From here to the end of the listening, nothing is waited for.
+        accepted = [connection for listening in sockets or () for connection in _accept_waiting(listening)]
+        for server in self.servers:
+            server.close()
+        serving = [asyncio.create_task(self._serve_connection(connection)) for connection in accepted]
+        await _rounds()
         await super().shutdown(sockets)
+        await asyncio.gather(*serving, return_exceptions=True)
+
+    async def _serve_connection(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            return made
+
+        await loop.connect_accepted_socket(protocol, connection, ssl=self.config.ssl)
 
 
-async def _accept_waiting(sockets: list[socket.socket]) -> None:
-    """Let the event loop accept connections until none waits."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + MOST_ACCEPTING
-    with selectors.DefaultSelector() as selector:
-        for listening in sockets:
-            selector.register(listening, selectors.EVENT_READ)
-        while True:
-            for _ in range(ROUNDS):
-                await asyncio.sleep(0)
-            if not sockets or not selector.select(0) or loop.time() > end:
-                return
+async def _rounds() -> None:
+    for _ in range(ROUNDS):
+        await asyncio.sleep(0)
+
+
+def _accept_waiting(listening: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections that the kernel holds; other processes may take some of them."""
+    for _ in range(MOST_ACCEPTED):
+        try:
+            connection, _address = listening.accept()
+        except OSError:  # none waits, or there are too many open files
+            return
+        connection.setblocking(False)
+        yield connection

@@ -67,6 +67,9 @@ class FormRequest(Request):
                 raise _reason(error) from None
             except ClientDisconnect:
                 raise RequestError(Code.BAD_REQUEST, "The body ended early.") from None
+            # The sender names the character set, and Python's decoders have many ways to fail.
+            except (ValueError, LookupError, ArithmeticError, TypeError):
+                raise RequestError(Code.BAD_REQUEST, "The text of a part of the form cannot be decoded.") from None
         return self._form
 
 
