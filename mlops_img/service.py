@@ -13,9 +13,9 @@ import sys
 import bentoml
 
 from mlops_img.errors import EXIT_USER_ERROR, UserError
-from mlops_img.serving import wire
+from mlops_img.serving import supervisor, wire
 from mlops_img.serving.guard import Guard
-from mlops_img.serving.settings import read_tokens, settings_or_exit
+from mlops_img.serving.settings import port_or_exit, read_tokens, settings_or_exit
 from mlops_img.serving.state import State
 
 state = State(settings_or_exit())
@@ -25,7 +25,7 @@ wire.install(state.settings.timeout, state.settings.keep_alive)
 @bentoml.service(
     name="mlops_img",
     workers=state.settings.workers,
-    http={"port": int(os.environ.get("PORT", "3000"))},
+    http={"port": port_or_exit()},
     # The guard does all of these, with one shape of errors and without a metric for each address ever asked for.
     # BentoML keeps what a request held until its own timeout is over, answered or not.
     traffic={"timeout": 2 * state.settings.timeout},
@@ -40,6 +40,7 @@ class ImageClassifier:
         from mlops_img.serving.app import build_app
         from mlops_img.serving.worker import load_engine
 
+        supervisor.end_with_supervisor(2 * state.settings.timeout)
         state.engine = load_engine(state)
         state.app = build_app(state.engine)
 
@@ -55,6 +56,7 @@ class ImageClassifier:
                 from mlops_img.device import find_device
 
                 find_device(state.settings.device, "MLOPS_IMG_DEVICE")
+            supervisor.prepare()
             os.environ["MLOPS_IMG_BUNDLE"] = str(local_bundle(state.settings.bundle))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

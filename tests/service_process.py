@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[1]
-READY_WITHIN = 90.0
+READY_WITHIN = 300.0
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import pytest
 from tests.service_process import ROOT, free_port
 
 
-def serve(folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run `bentoml serve` to its end, which comes soon if something is wrong."""
+def serve(folder: Path, port: int | None = None, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run `bentoml serve` to its end, which comes soon if something is wrong; by default on a free port."""
     command = [sys.executable, "-m", "bentoml", "serve", "mlops_img.service:ImageClassifier"]
     environment = {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in settings.items()}
     return subprocess.run(
-        [*command, "--port", str(free_port()), "--host", "127.0.0.1"],
+        [*command, "--port", str(free_port() if port is None else port), "--host", "127.0.0.1"],
         cwd=ROOT, env=os.environ | environment | {"BENTOML_HOME": str(folder)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

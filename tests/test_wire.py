@@ -23,7 +23,11 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests are to find the door as it was."""
     for name in ("patience", "keep_alive"):
         monkeypatch.setattr(wire.Wire, name, None, raising=False)
-    for module, name in ((uvicorn.protocols.http.auto, "AutoHTTPProtocol"), (uvicorn.loops.auto, "auto_loop_factory")):
+    for module, name in (
+        (uvicorn.protocols.http.auto, "AutoHTTPProtocol"),
+        (uvicorn.loops.auto, "auto_loop_factory"),
+        (uvicorn, "Server"),
+    ):
         monkeypatch.setattr(module, name, getattr(module, name))
 
 

@@ -34,7 +34,9 @@ from mlops_img.serving.answers import Prediction as PredictionAnswer
 from mlops_img.serving.description import describe_model, openapi
 from mlops_img.serving.engine import Answered, Engine
 from mlops_img.serving.failures import CODES, STATUS, Code, RequestError
-from mlops_img.serving.guard import HEALTH, PAGE, SAID, error_response
+from mlops_img.serving.guard import SAID, error_response
+from mlops_img.serving.routes import HEALTH, PAGE
+from mlops_img.serving.uploads import FormRoute
 
 TopK = Annotated[int, Form(ge=1, le=1000, description="How many of the most probable classes to list.")]
 POSSIBLE_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in set(STATUS.values())}
@@ -54,6 +56,7 @@ def build_app(engine: Engine) -> FastAPI:
         redirect_slashes=False,
     )
     tokens = bool(settings.tokens or settings.tokens_file)
+    app.router.route_class = FormRoute
     app.openapi = lambda: openapi(app, tokens=tokens)  # type: ignore[method-assign]
     app.add_exception_handler(RequestError, _answer_failure)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _answer_invalid)  # type: ignore[arg-type]

@@ -17,6 +17,8 @@ class Code(StrEnum):
     UPLOAD_TIMEOUT = "upload_timeout"
     TOO_LARGE = "too_large"
     NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED = "unsupported"
+    EXPECTATION_FAILED = "expectation_failed"
     INVALID_PARAMETER = "invalid_parameter"
     OVERLOADED = "overloaded"
     INTERNAL = "internal"
@@ -38,6 +40,8 @@ STATUS: dict[Code, int] = {
     Code.UPLOAD_TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
     Code.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Code.NOT_AN_IMAGE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Code.UNSUPPORTED: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Code.EXPECTATION_FAILED: HTTPStatus.EXPECTATION_FAILED,
     Code.INVALID_PARAMETER: HTTPStatus.UNPROCESSABLE_ENTITY,
     Code.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
     Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,

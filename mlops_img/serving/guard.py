@@ -9,7 +9,6 @@ import re
 import time
 import uuid
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -18,15 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlops_img.serving import telemetry
 from mlops_img.serving.answers import ErrorAnswer, Problem
 from mlops_img.serving.failures import CODES, Code, RequestError
+from mlops_img.serving.routes import HEALTH, PAGE, allowed_methods, label, needs_admission
 from mlops_img.serving.state import State
 
-PREDICTING = ("/predict", "/predict_batch")
-HEALTH = ("/livez", "/readyz", "/healthz")
-# The files of the page by their addresses.
-PAGE = {
-    "/" if file.name == "index.html" else f"/{file.name}": file for file in (Path(__file__).parent / "page").iterdir()
-}
-ROUTES = frozenset((*PREDICTING, *HEALTH, *PAGE, "/model", "/metrics", "/docs.json", "/schema.json"))
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -70,7 +63,7 @@ class _Visit:
         self._receive = receive
         self._send = send
         self.headers = Headers(scope=scope)
-        self.route = route_of(scope["path"])
+        self.route = label(state.app, scope["path"])
         given = self.headers.get("x-request-id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = self.request_id
@@ -108,15 +101,26 @@ class _Visit:
         self._authorize()
         self._see_size()
         places: AbstractContextManager[None] = nullcontext()
-        if self.route in PREDICTING and self.scope["method"] == "POST":
-            if not self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-                raise RequestError(Code.NOT_AN_IMAGE, "Send the image as multipart/form-data.")
+        if needs_admission(self.state.app, self.scope):
+            self._check_type()
             if self.state.engine is None:
                 raise RequestError(Code.NOT_READY, "The model is not loaded yet: try again shortly.", retry_after=1)
             places = self.state.engine.admission.enter()
+        # The server leaves out the body of the answer to a HEAD request.
+        scope = {**self.scope, "method": "GET"} if self.scope["method"] == "HEAD" else self.scope
         with places:
             async with asyncio.timeout(self.state.settings.timeout):
-                await self.app(self.scope, self._counted, self._headed)
+                await self.app(scope, self._counted, self._headed)
+
+    def _check_type(self) -> None:
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            name = encoding[:20] if encoding[:20].isascii() and encoding[:20].isprintable() else "unknown"
+            raise RequestError(
+                Code.UNSUPPORTED, f"The content encoding {name!r} is not supported: send the form uncompressed."
+            )
+        if self.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+            raise RequestError(Code.NOT_AN_IMAGE, "Send the image as multipart/form-data.")
 
     def _authorize(self) -> None:
         tokens = self.state.tokens
@@ -183,7 +187,10 @@ class _Visit:
         if self.status and not self.replaced:
             return  # an answer is under way already
         if not self.replaced:
-            await self._send_failure(failure)
+            unknown_method = failure.code is Code.METHOD_NOT_ALLOWED
+            await self._send_failure(
+                failure, allowed_methods(self.state.app, self.scope["path"]) if unknown_method else None
+            )
 
     async def _send_failure(self, failure: RequestError, allowed: str | None = None) -> None:
         self.reason = failure.code
@@ -222,10 +229,3 @@ def error_response(failure: RequestError, request_id: str) -> Response:
         headers=headers,
         media_type="application/json",
     )
-
-
-def route_of(path: str) -> str:
-    """Return the route a path belongs to; of strange paths, all the same one, since each name makes a metric."""
-    if path in ROUTES:
-        return path
-    return "/samples" if path.startswith("/samples/") else "other"

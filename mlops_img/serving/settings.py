@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 from mlops_img.errors import EXIT_USER_ERROR, UserError, did_you_mean
 
 PREFIX = "MLOPS_IMG_"
 MOST_WORKERS = 4
+T = TypeVar("T")
 
 
 def cores() -> int:
@@ -112,10 +114,31 @@ def read_tokens(settings: Settings) -> tuple[str, ...]:
     return tuple(tokens)
 
 
+def read_port(environment: Mapping[str, str]) -> int:
+    """Return the port to listen on, if the command line names none: PORT, which platforms set, or 3000.
+
+    Raises:
+        UserError: it is not a port.
+    """
+    text = environment.get("PORT") or "3000"
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 2**16):
+        raise UserError(f"PORT={text}: it must be a port, 1 to 65535")
+    return int(text)
+
+
 def settings_or_exit() -> Settings:
     """Read the settings of this process; a mistake is one line and exit code 2, not a traceback."""
+    return _or_exit(read_settings)
+
+
+def port_or_exit() -> int:
+    """Read the port; a mistake is one line and exit code 2, not a traceback."""
+    return _or_exit(read_port)
+
+
+def _or_exit(read: Callable[[Mapping[str, str]], T]) -> T:
     try:
-        return read_settings(os.environ)
+        return read(os.environ)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
