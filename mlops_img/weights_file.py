@@ -111,7 +111,7 @@ class StandIn(list[Any]):
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    __hash__ = object.__hash__  # it can be a key, as an enum's member can
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it can be a key, as an enum's member can
 
 
 class DictStandIn:

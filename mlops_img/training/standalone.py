@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlops_img.data.checks import fingerprint
 from mlops_img.data.config import DataConfig, EvaluateDataConfig, FolderConfig, Mnist5kConfig, TorchvisionConfig
-from mlops_img.data.duplicates import content_groups
+from mlops_img.data.duplicates import ContentIndex
 from mlops_img.data.sources import ImageSet, Table, log_remarks, open_source, read_file
 from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import UserError, did_you_mean
@@ -217,7 +217,7 @@ def _count_identical(run: TrainedRun, images: ImageSet) -> int | None:
     if train.read is not read_file or images.read is not read_file:
         return None
     paths = [*train.paths, *images.paths]
-    groups = content_groups(ImageSet(paths, np.zeros(len(paths), np.int64)))
+    groups = ContentIndex(config.root).groups(ImageSet(paths, np.zeros(len(paths), np.int64)))
     return int(np.isin(groups[len(train) :], groups[: len(train)]).sum())
 
 
