@@ -40,7 +40,6 @@ NOT_USED = frozenset(
         "std",
         "val_fraction",
         "test_fraction",
-        "use_given_test",
         "split_seed",
         "allow_leakage",
         "allow_class_mismatch",
