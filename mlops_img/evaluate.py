@@ -40,7 +40,6 @@ NOT_USED = frozenset(
         "std",
         "val_fraction",
         "test_fraction",
-        "use_given_test",
         "split_seed",
         "sixteen_bit",
         "allow_leakage",

@@ -41,6 +41,15 @@ def run(trained_once: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs" / "a"
 
 
+@pytest.fixture
+def mine(run: Path, shared_shapes: Path, tmp_path: Path) -> Path:
+    """The images that the run was trained on, the test's own to change."""
+    shutil.copytree(shared_shapes, tmp_path / "mine")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(f"root: {shared_shapes}\n", "root: mine\n"))
+    return tmp_path / "mine"
+
+
 def test_evaluation_after_training_equals_evaluation_of_the_run(command: Command, run: Path) -> None:
     after_training = (run / "evaluation" / "test.json").read_text()
     summary = json.loads((run / "summary.json").read_text())
@@ -107,18 +116,16 @@ def test_data_with_other_classes(command: Command, run: Path, tmp_path: Path) ->
 
 
 def test_data_that_changed_in_place_are_warned_of_and_the_result_of_the_training_is_kept(
-    command: Command, train: Command, shared_shapes: Path, tmp_path: Path
+    command: Command, run: Path, mine: Path
 ) -> None:
-    shutil.copytree(shared_shapes, tmp_path / "mine")
-    assert train("hydra.run.dir=runs/a", "data.root=mine").code == 0
-    before = (tmp_path / "runs" / "a" / "evaluation" / "test.json").read_bytes()
+    before = (run / "evaluation" / "test.json").read_bytes()
     for number in range(10):
-        draw_shape("circle", 99 + number).save(tmp_path / "mine" / "circle" / f"new{number}.jpg")
+        draw_shape("circle", 99 + number).save(mine / "circle" / f"new{number}.jpg")
     outcome = command("mlops_img.evaluate", "run=runs/a")
     assert outcome.code == 0, outcome.err
     assert "mine has changed since the training" in outcome.out
-    assert (tmp_path / "runs" / "a" / "evaluation" / "test.json").read_bytes() == before
-    (other,) = (tmp_path / "runs" / "a" / "evaluation").glob("changed-*/test.json")
+    assert (run / "evaluation" / "test.json").read_bytes() == before
+    (other,) = (run / "evaluation").glob("changed-*/test.json")
     assert f"result: {other}" in outcome.out
     assert json.loads(other.read_text())["n"] == 7
 
@@ -266,12 +273,9 @@ def test_temperature_is_fitted_again_where_the_run_did_not_note_it(command: Comm
 
 
 def test_without_a_temperature_and_without_the_data_the_probabilities_are_not_calibrated(
-    command: Command, train: Command, shared_shapes: Path, tmp_path: Path
+    command: Command, run: Path, mine: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(shared_shapes, tmp_path / "mine")
-    assert train("hydra.run.dir=runs/a", "data.root=mine").code == 0
-    (tmp_path / "mine").rename(tmp_path / "elsewhere")
-    run = tmp_path / "runs" / "a"
+    mine.rename(tmp_path / "elsewhere")
     (run / "summary.json").unlink()
     write_shapes(tmp_path / "holdout", 2, seed=5)
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=holdout")

@@ -143,10 +143,14 @@ class Folder:
 
     def _without_test(self, found: list[ClassFolder], left_out: LeftOutFiles) -> list[ClassFolder]:
         """Return the classes, without a folder of test images beside them if data.use_given_test=false."""
-        kept = [one for one in found if self.config.use_given_test or split_of(one.path.name) != "test"]
+        if self.config.use_given_test:
+            return found
+        kept = []
         for one in found:
-            if one not in kept:
+            if split_of(one.path.name) == "test":
                 _leave_out_test(one.path, left_out)
+            else:
+                kept.append(one)
         return kept
 
 

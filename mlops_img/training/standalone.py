@@ -74,7 +74,8 @@ def open_standalone(run: TrainedRun, given: EvaluateDataConfig, split: str) -> S
     table = open_source(config).any_splits()
     if _is_own(run, table, config):
         return None
-    if not config.use_given_test:  # it decides what is trained on; a holdout is there to be evaluated
+    # What the run left out of its training says nothing about a holdout.
+    if not config.use_given_test and not isinstance(given, DataConfig):
         table = open_source(dataclasses.replace(config, use_given_test=True)).any_splits()
     log_remarks(config.root, table)
     images = _in_classes_of(run, _chosen(table, config, split), table, config)
