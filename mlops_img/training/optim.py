@@ -112,10 +112,11 @@ def _class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) -
     if not isinstance(wanted, dict):
         raise UserError(f"loss.class_weights={wanted}: it can be none, balanced or {{class name: weight}}")
     weights = torch.ones(len(classes))
+    label_of = {name: label for label, name in enumerate(classes)}
     for name, weight in wanted.items():
-        if str(name) not in classes:
+        if str(name) not in label_of:
             raise UserError(f"loss.class_weights: there is no class {name!r}.{did_you_mean(str(name), classes)}")
         if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise UserError(f"loss.class_weights: the weight of {name!r} is {weight}; it must be a number above 0")
-        weights[classes.index(str(name))] = weight
+        weights[label_of[str(name)]] = weight
     return weights
