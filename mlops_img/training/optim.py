@@ -170,6 +170,7 @@ def _class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) -
     if not isinstance(wanted, dict):
         raise UserError(f"loss.class_weights={wanted}: it can be none, balanced or {{class name: weight}}")
     weights = torch.ones(len(classes))
+    label_of = {name: label for label, name in enumerate(classes)}
     given: set[str] = set()
     for name, weight in wanted.items():
         meant = find_class("loss.class_weights", name, classes)
@@ -178,5 +179,5 @@ def _class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) -
         given.add(meant)
         if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise UserError(f"loss.class_weights: the weight of {name!r} is {weight}; it must be a number above 0")
-        weights[classes.index(meant)] = weight
+        weights[label_of[meant]] = weight
     return weights
