@@ -74,18 +74,7 @@ TOO_MANY = "The form has too many parts: at most 1,000"
         ([b"no header at all\r\n\r\nx"], 400, "headers of a part"),
         ([part(b"", b"image")], 400, "The file is empty."),
     ],
-    ids=[
-        "files",
-        "fields",
-        "file name",
-        "header",
-        "headers",
-        "text",
-        "no name",
-        "no disposition",
-        "no header",
-        "empty",
-    ],
+    ids=["files", "fields", "file name", "header", "headers", "text", "no name", "no disposition", "no colon", "empty"],
 )
 def test_form_is_refused_by_its_reason(client: TestClient, parts: list[bytes], status: int, said: str) -> None:
     refused, message = posted(client, form(*parts))
