@@ -273,7 +273,8 @@ def test_16_bit_images_that_use_little_of_their_range_are_named_with_the_option(
     assert (deep_images["images"], deep_images["sixteen_bit"]) == (18, "declared")
     assert 0.04 < deep_images["used"] < 1 / 16
     table = findings_table(findings)
-    assert "low contrast: 18 images of 16 bits a channel, which use 6." in table
+    used = f"{100 * deep_images['used']:.1f} %"
+    assert f"low contrast: 18 images of 16 bits a channel, which use {used} of their range" in table
     assert "data.sixteen_bit=range" in table
     stretched = audit(AuditConfig(data=FolderConfig(root=str(root), sixteen_bit="range")))
     assert stretched.deep is not None
