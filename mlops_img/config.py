@@ -26,10 +26,12 @@ FREE_FORM = ("kwargs", "custom", "lr_scales")  # keys of mappings that may hold 
 class ModelConfig:
     """Group `model`: any timm model, or a class of your own by `_target_`."""
 
-    # A timm model, e.g. resnet18, vit_tiny_patch16_224, resnet50.a1_in1k (with the tag of its weights).
+    # A timm model, e.g. resnet18, vit_tiny_patch16_224, resnet50.a1_in1k (with the tag of its weights), or
+    # hf-hub:<owner>/<name> (a repository with a config.json of timm).
     name: str = "resnet18"
-    # Where the first weights come from: none (random), hub (timm's pretrained weights), or a file:
-    # safetensors, a PyTorch state dict, or a checkpoint of a run of ours.
+    # Where the first weights come from: none (random), hub (timm's pretrained weights), hf-hub:<owner>/<name>
+    # (any repository there), or a path: a safetensors file, a checkpoint of timm, torchvision, Lightning or
+    # plain PyTorch, a folder in the layout of Hugging Face, a run folder, a bundle.
     weights: str = field(default="none", metadata=PATH)
     # What stays as it is: none, backbone (all but the classifier), or the name of a module up to and
     # including which, in the order of the forward pass, nothing is trained (e.g. layer3, stages.2).
@@ -47,7 +49,8 @@ class ModelConfig:
     zero_init_residual: bool = True
     # Further keyword arguments of the timm model or of your class.
     kwargs: dict[str, Any] = field(default_factory=dict)
-    # Import path of your own class or function; called with num_classes, in_chans and kwargs.
+    # Import path of your own class or function, or of torchvision's (torchvision.models.resnet18); called with
+    # num_classes, kwargs and, if it takes it, in_chans.
     _target_: str | None = None
 
 

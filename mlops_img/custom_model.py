@@ -61,8 +61,14 @@ def _call(make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
     except TypeError as error:
         raise _OptionError(first_line(error)) from None
     try:
-        return make(**options)
+        own = make(**options)
     except TypeError as error:
         if any(f"unexpected keyword argument '{name}'" in str(error) for name in options):
             raise _OptionError(first_line(error)) from None
         raise  # the user's own code, who needs to see where
+    if type(own).__module__.startswith("torchvision.models.") and getattr(own, "aux_logits", False):
+        raise UserError(
+            f"model._target_: {type(own).__name__} gives further logits in training, which the loss does not take. "
+            "Set model.kwargs.aux_logits=false"
+        )
+    return own

@@ -111,7 +111,8 @@ class StandIn(list[Any]):
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    __hash__ = object.__hash__  # type: ignore[assignment]  # it can be a key, as an enum's member can
+    def __hash__(self) -> int:  # type: ignore[override]  # it can be a key, as an enum's member can
+        return id(self)
 
 
 class DictStandIn:
@@ -252,11 +253,12 @@ def _reason(error: pickle.UnpicklingError) -> str:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(3):  # {"model": {"state_dict": ...}}
-        inner = next((content[key] for key in STATE_KEYS if _holds_state(content, key)), None)
-        if inner is None:
+    while isinstance(content, dict):  # {"model": {"state_dict": ...}}
+        inner = [content[key] for key in STATE_KEYS if key in content]
+        found = [one for one in inner if _has_tensors(one)] or [one for one in inner if isinstance(one, StandIn)]
+        if not found:
             break
-        content = inner
+        content = found[0]
     if isinstance(content, StandIn):
         raise UserError(f"model.weights: {path} holds a whole {content.origin}, not its tensors. {_SAVE_TENSORS}")
     if not isinstance(content, dict):
@@ -270,9 +272,10 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _holds_state(content: Any, key: str) -> bool:
-    inner = content.get(key) if isinstance(content, dict) else None
-    return (isinstance(inner, dict) and bool(inner)) or isinstance(inner, StandIn)
+def _has_tensors(content: Any) -> bool:
+    return isinstance(content, dict) and any(
+        isinstance(value, Tensor) or (key in STATE_KEYS and _has_tensors(value)) for key, value in content.items()
+    )
 
 
 def _refuse_unusable(name: str, tensor: Tensor, path: Path) -> None:

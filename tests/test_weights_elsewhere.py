@@ -113,6 +113,7 @@ LAYOUTS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "omegaconf": lambda state: {"model_state_dict": state, "config": OmegaConf.create({"a": [1, {"b": "${a}"}]})},
     "own class": lambda state: {"weights": state, "config": TrainConfig()},
     "net": lambda state: {"net": state, "acc": np.float64(93.1), "rng": np.arange(3), "epoch": np.int64(3)},
+    "settings of that name": lambda state: {"model": {"name": "resnet"}, "ema": {"decay": 0.9}, "params": state},
     "nested": lambda state: {"model": {"state_dict": state}},
     "default dict": lambda state: collections.defaultdict(list, state),
     "data parallel, compiled": lambda state: {"state_dict": prefixed("module._orig_mod.module.", state)},
