@@ -48,6 +48,6 @@ def _same_scalar(text: str, value: Any) -> bool:
 def _as_yaml(text: str) -> Any:
     """Return what OmegaConf makes of this text in a YAML file."""
     try:
-        return OmegaConf.create(f"name: {text}")["name"]  # type: ignore[index]
+        return OmegaConf.to_container(OmegaConf.create(f"name: {text}"))["name"]  # type: ignore[call-overload, index]
     except (YAMLError, OmegaConfBaseException, ValueError, KeyError):
         return text
