@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mlops_img.data.checks import load_dataset
+from mlops_img.data.config import FolderConfig
 from tests.conftest import TINY, Outcome, draw_shape, write_shapes
 from tests.shared_bundle import once, python
 
@@ -181,6 +184,25 @@ def test_class_folders_are_evaluated_whole_beside_the_own_result(
     assert own_files(run) == before
     report = next((run / "evaluation").glob("holdout-*")) / "report" / "index.html"
     assert "evaluated on holdout, a data set of its own: 21 images" in " ".join(report.read_text().split())
+
+
+def test_other_images_of_the_same_names_and_sizes_are_not_taken_as_the_runs_own(
+    command: Command, run: Path, mine: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(mine, tmp_path / "holdout")
+    for path in (tmp_path / "holdout").rglob("*.jpg"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    for path in mine.rglob("*.jpg"):
+        path.write_bytes(path.read_bytes() + b"\1")
+    # Both sets now have the fingerprint of the other.
+    checkpoint = run / "checkpoints" / "best.pt"
+    config = FolderConfig(root=str(mine), image_size=32, crop_pct=1.0)
+    sizes = load_dataset(config).fingerprint
+    assert sizes == load_dataset(FolderConfig(root=str(tmp_path / "holdout"), image_size=32, crop_pct=1.0)).fingerprint
+    content = torch.load(checkpoint, weights_only=False) | {"fingerprint": sizes}
+    torch.save(content, checkpoint)
+    result = holdout_result(run, command("mlops_img.evaluate", "run=runs/a", "data.root=holdout"))
+    assert result["n"] == 60
 
 
 def test_a_set_with_only_a_test_folder(command: Command, run: Path, tmp_path: Path) -> None:

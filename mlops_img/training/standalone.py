@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ from mlops_img.data.checks import fingerprint
 from mlops_img.data.config import DataConfig, EvaluateDataConfig, FolderConfig, Mnist5kConfig, TorchvisionConfig
 from mlops_img.data.duplicates import ContentIndex
 from mlops_img.data.sources import ImageSet, Table, log_remarks, open_source, read_file
-from mlops_img.data.splits import with_all_splits
+from mlops_img.data.splits import names_below, with_all_splits
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.storage import read_json
 from mlops_img.training.finished import TrainedRun
@@ -26,6 +27,7 @@ from mlops_img.validation import validate
 
 NAMED_CLASSES = 10
 LONGEST_NAME = 100
+COMPARED_FILES = 100
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +165,26 @@ def _is_own(run: TrainedRun, table: Table, config: DataConfig) -> bool:
         whole = with_all_splits(dataclasses.replace(table, classes=run.trained.classes, splits=splits), as_trained)
     except UserError:
         return False
-    return fingerprint(whole, config.root) == run.trained.fingerprint
+    if fingerprint(whole, config.root) != run.trained.fingerprint or _differs_from_originals(run, table, config):
+        return False
+    log.info("%s: names, labels and sizes are those of the run's own data: taken as these, moved", config.root)
+    return True
+
+
+def _differs_from_originals(run: TrainedRun, table: Table, config: DataConfig) -> bool:
+    """Say whether files of the same names at the run's own root have other bytes; False where there are none.
+
+    The fingerprint knows names, labels and sizes only, and uncompressed images of one shape all have one size.
+    """
+    paths = [path for images in table.splits.values() if images.read is read_file for path in images.paths]
+    names = names_below(config.root, paths)
+    root = os.path.expanduser(run.config.data.root)
+    step = max(1, len(paths) // COMPARED_FILES)
+    for path, name in list(zip(paths, names, strict=True))[::step]:
+        original = os.path.join(root, name)
+        if os.path.isfile(original) and not filecmp.cmp(path, original, shallow=False):
+            return True
+    return False
 
 
 def _chosen(table: Table, config: DataConfig, split: str) -> ImageSet:
