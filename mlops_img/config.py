@@ -284,7 +284,9 @@ def leaf_keys(schema: type[Any], prefix: str = "") -> dict[str, dataclasses.Fiel
         if not dataclasses.is_dataclass(kind):
             leaves[key] = entry
             continue
-        for part in (kind, *(DATA_SOURCES.values() if kind is DataConfig else ())):
+        # An evaluation may read other data, by the options of the group.
+        any_source = kind is DataConfig or (schema is EvaluateConfig and kind is EvaluateDataConfig)
+        for part in (kind, *(DATA_SOURCES.values() if any_source else ())):
             leaves |= leaf_keys(cast(type[Any], part), f"{key}.")
     return leaves
 

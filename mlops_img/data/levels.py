@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from mlops_img.command_line import for_shell
 from mlops_img.data.listing import is_image, split_of, visible_folders
 from mlops_img.errors import UserError
 
@@ -91,11 +92,7 @@ def root_override(path: Path) -> str:
     text = str(path)
     if re.fullmatch(r"[\w/.@%+-]+", text, re.ASCII):
         return f"data.root={text}"
-    # Hydra's own quotes first, then those of the shell around all of it.
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    inner = re.sub(r"(\\*)(\"|$)", lambda match: 2 * match[1] + ("\\" + match[2] if match[2] else ""), text)
-    shell = f'data.root="{inner}"'.replace("'", "'\"'\"'")
-    return f"'{shell}'"
+    return for_shell("data.root", text)
 
 
 def _names_inside(one: Listed) -> set[str]:
