@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from mlops_img.data.checks import fingerprint
 from mlops_img.data.config import DataConfig, EvaluateDataConfig, FolderConfig, Mnist5kConfig, TorchvisionConfig
 from mlops_img.data.duplicates import ContentIndex
+from mlops_img.data.names import names_below
 from mlops_img.data.sources import ImageSet, Table, log_remarks, open_source, read_file
-from mlops_img.data.splits import names_below, with_all_splits
+from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.storage import read_json
 from mlops_img.training.finished import TrainedRun
