@@ -17,7 +17,7 @@ import uvicorn
 from mlops_img.serving import server as server_module
 from mlops_img.serving import transport, wire
 from mlops_img.serving.listening import drop_new_connections
-from mlops_img.serving.server import DrainingServer
+from mlops_img.serving.server import DrainingServer, is_ending
 from tests.service_process import until
 
 HOST = b"Host: here\r\n"
@@ -248,6 +248,7 @@ def test_end_of_the_server_resets_nobody() -> None:
             except OSError:
                 return  # refused: the socket is closed
             begun.set()
+            start = time.monotonic()
             try:
                 with connection:
                     connection.sendall(CLOSE)
@@ -255,6 +256,10 @@ def test_end_of_the_server_resets_nobody() -> None:
                     response.begin()
                     answers.append(response.status)
                     response.read()
+            except http.client.RemoteDisconnected as problem:
+                # An end in order, as long as the client was late: other processes may keep it from the processor.
+                if time.monotonic() - start < wire.LAST_CALL / 2:
+                    problems.append(problem)
             except Exception as problem:
                 problems.append(problem)
 
@@ -289,16 +294,22 @@ def test_connections_that_wait_at_the_end_are_answered(monkeypatch: pytest.Monke
             assert statuses(client.recv(1000)) == [200]
 
 
-def test_end_of_the_server_waits_a_moment_for_silent_connections_only() -> None:
-    with running() as (server, address), socket.create_connection(address, timeout=60) as silent:
-        late = socket.create_connection(address, timeout=60)
+def test_request_that_comes_after_the_end_has_begun_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "LAST_CALL", 60.0)
+    with running() as (server, address), socket.create_connection(address, timeout=60) as late:
+        until(lambda: server.server_state.connections, within=60)
         server.should_exit = True
-        time.sleep(0.1)
-        with late:
-            late.sendall(GET)
-            received = late.recv(1000)
-            assert statuses(received) == [200]
-            assert b"connection: close" in received
+        until(lambda: is_ending(server.server_state), within=60)
+        late.sendall(GET)
+        received = late.recv(1000)
+        assert statuses(received) == [200]
+        assert b"connection: close" in received
+
+
+def test_end_of_the_server_does_not_wait_for_silent_connections() -> None:
+    with running() as (server, address), socket.create_connection(address, timeout=60) as silent:
+        until(lambda: server.server_state.connections, within=60)
+        server.should_exit = True
         assert silent.recv(1000) == b""
 
 
