@@ -133,7 +133,7 @@ def test_unknown_split_is_refused(kaggle: Path) -> None:
 def test_a_split_column_without_train_is_refused(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text().replace(",train", ",test"))
-    assert "column 'part': no labeled row is marked as train" in refused_csv(kaggle, split_column="part")
+    assert "has val, test but column 'part' says train of no image" in refused_csv(kaggle, split_column="part")
 
 
 def test_a_table_that_is_no_text_is_refused(kaggle: Path) -> None:

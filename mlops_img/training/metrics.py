@@ -158,10 +158,11 @@ def evaluation(predictions: Predictions, classes: list[str], paths: list[str], t
     reliability = _reliability(predictions, 1.0)
     calibrated = _reliability(predictions, temperature)
     figures = summarize(predictions)
+    interval = top1_interval(figures["top1"], len(predictions.labels))
     return {
         "n": len(predictions.labels),
         **figures,
-        "top1_interval": top1_interval(figures["top1"], len(predictions.labels)),
+        "top1_interval": None if interval is None else list(interval),
         **{f"{name}_macro": float(_mean_over_present(scores[name], confusion)) for name in ("precision", "recall")},
         "ece": _expected_error(reliability),
         "temperature": temperature,
