@@ -137,6 +137,13 @@ def timm_test(options: argparse.Namespace, checkpoint: Path) -> float:
     return right / len(images)
 
 
+CONTENDERS: dict[str, tuple[str, Callable[[argparse.Namespace], Contender]]] = {
+    "ours": ("mlops_img experiment=finetune", ours),
+    "timm": ("timm train.py", timm_train),
+    "tutorial": ("PyTorch's tutorial loop", tutorial),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with train, valid and test")
@@ -146,16 +153,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--keep", action="store_true", help="write the figures to benchmarks/results/")
     options = parser.parse_args()
     for name in ("data", "weights", "timm_train"):
         path = getattr(options, name)
         if path is not None:
             setattr(options, name, path.resolve())
-    contenders = {"mlops_img experiment=finetune": ours(options), "PyTorch's tutorial loop": tutorial(options)}
-    if options.timm_train is not None:
-        contenders["timm train.py"] = timm_train(options)
-
+    contenders = {
+        name: make(options)
+        for key, (name, make) in CONTENDERS.items()
+        if key in options.contenders and (key != "timm" or options.timm_train is not None)
+    }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for seed in options.seeds:
         for name, train in contenders.items():
