@@ -162,11 +162,16 @@ def _is_own(run: TrainedRun, table: Table, config: DataConfig) -> bool:
     splits = {
         split: dataclasses.replace(images, labels=number[images.labels]) for split, images in table.splits.items()
     }
+    contents = ContentIndex(config.root)
     try:
-        whole = with_all_splits(dataclasses.replace(table, classes=run.trained.classes, splits=splits), as_trained)
+        whole = with_all_splits(
+            dataclasses.replace(table, classes=run.trained.classes, splits=splits), as_trained, contents
+        )
     except UserError:
         return False
-    if fingerprint(whole, config.root) != run.trained.fingerprint or _differs_from_originals(run, table, config):
+    if fingerprint(whole, config.root, contents) != run.trained.fingerprint or _differs_from_originals(
+        run, table, config
+    ):
         return False
     log.info("%s: names, labels and sizes are those of the run's own data: taken as these, moved", config.root)
     return True
@@ -232,15 +237,16 @@ def _count_identical(run: TrainedRun, images: ImageSet) -> int | None:
     if isinstance(config, TorchvisionConfig) or not os.path.exists(os.path.expanduser(config.root)):
         log.info("the images that the run was trained on are not at %s: not compared with them", config.root)
         return None
+    contents = ContentIndex(config.root)
     try:
-        train = with_all_splits(open_source(config).any_splits(), config).splits["train"]
+        train = with_all_splits(open_source(config).any_splits(), config, contents).splits["train"]
     except (UserError, OSError, KeyError) as error:
         log.info("not compared with the images that the run was trained on: %s", error)
         return None
     if train.read is not read_file or images.read is not read_file:
         return None
     paths = [*train.paths, *images.paths]
-    groups = ContentIndex(config.root).groups(ImageSet(paths, np.zeros(len(paths), np.int64)))
+    groups = contents.groups(ImageSet(paths, np.zeros(len(paths), np.int64)))
     return int(np.isin(groups[len(train) :], groups[: len(train)]).sum())
 
 
