@@ -24,6 +24,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import timm
 import torch
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 # (validation top-1, test top-1) of one run.
 Accuracy = tuple[float, float]
 Contender = Callable[[int, Path], Accuracy]
+Run = dict[str, Any]
 
 
 def python(*arguments: str, cwd: Path) -> str:
@@ -165,27 +167,39 @@ def main() -> None:
         for key, (name, make) in CONTENDERS.items()
         if key in options.contenders and (key != "timm" or options.timm_train is not None)
     }
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    settings = {name: getattr(options, name) for name in ("model", "size", "epochs")}
+    runs: list[Run] = []
     for seed in options.seeds:
         for name, train in contenders.items():
             with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
                 start, used = time.perf_counter(), processor_seconds()
                 val, test = train(seed, Path(folder))
                 seconds, used = time.perf_counter() - start, processor_seconds() - used
-                runs[name].append({"seed": seed, "val": val, "test": test, "seconds": seconds, "processor": used})
-            print(f"{name}, seed {seed}: {runs[name][-1]}", flush=True)
-    figures = ("val", "test", "seconds", "processor")
-    rows = [
-        {"contender": name, **{key: round(mean(run[key] for run in many), 4) for key in figures}, "runs": many}
-        for name, many in runs.items()
-    ]
-    print(f"finetune: n={len(options.seeds)}, {hardware()['cpu']}, {hardware()['cores']} cores, {date.today()}")
-    for row in rows:
-        print(f"{row['contender']:40}{row['val']:9}{row['test']:9}{row['seconds']:9.0f} s{row['processor']:9.0f} s")
-    if options.keep:
-        content = {"date": str(date.today()), "hardware": hardware(), "torch": torch.__version__, "rows": rows}
-        settings = {name: getattr(options, name) for name in ("model", "size", "epochs", "seeds")}
-        write_json(FOLDER / "finetune.json", content | settings)
+            run = {"contender": name, "seed": seed, "val": val, "test": test, "seconds": seconds, "processor": used}
+            print(f"{name}, seed {seed}: val {val:.4f}, test {test:.4f}, {seconds:.0f} s, {used:.0f} s", flush=True)
+            runs.append(run)
+            if options.keep:
+                keep(run, settings)
+    print(f"finetune: {hardware()['cpu']}, {hardware()['cores']} cores, {date.today()}")
+    for name in contenders:
+        own = [run for run in runs if run["contender"] == name]
+        val, test, seconds, used = (mean(run[key] for run in own) for key in ("val", "test", "seconds", "processor"))
+        print(f"{name:32}n={len(own)} val {val:.4f} test {test:.4f} {seconds:6.0f} s {used:6.0f} s of the processor")
+
+
+def keep(run: Run, settings: dict[str, object]) -> None:
+    """Put one run into the results; those of the same settings that are there already stay."""
+    path = FOLDER / "finetune.json"
+    runs: list[Run] = []
+    if path.exists():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["settings"] == settings:
+            runs = [
+                old for old in content["runs"] if (old["contender"], old["seed"]) != (run["contender"], run["seed"])
+            ]
+    runs = sorted([*runs, run], key=lambda one: (one["contender"], one["seed"]))
+    machine = {"date": str(date.today()), "hardware": hardware(), "torch": torch.__version__}
+    write_json(path, machine | {"settings": settings, "runs": runs})
 
 
 if __name__ == "__main__":
