@@ -169,6 +169,9 @@ class TrainConfig:
     # How many of the newest checkpoints stay (the best one always does).
     keep_checkpoints: int = 2
     log_every_steps: int = 20
+    # Which epoch's weights the run keeps, reports and exports: best (by `optimized_metric`), or last. With few
+    # validation images and a schedule that ends at a low rate, the best epoch is one by chance.
+    select: str = "best"
     # Stop when `optimized_metric` has not improved for so many epochs; null: never.
     early_stopping_patience: int | None = None
     # Record this many steps with torch.profiler (debug=profile).

@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule.name": ("cosine", "one_cycle", "step", "constant"),
     "loss.name": ("cross_entropy", "bce"),
     "train.precision": ("auto", "fp32", "bf16", "fp16"),
+    "train.select": ("best", "last"),
     "tracking.name": ("none", "wandb"),
     "tracking.mode": ("auto", "online", "offline"),
     "optimized_metric": ("val.top1", "val.top5", "val.f1_macro", "val.loss"),

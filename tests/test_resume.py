@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mlops_img.errors import EXIT_STOPPED
+from mlops_img.training.checkpoint import read_checkpoint
 from mlops_img.training.session import Session
 from tests.conftest import SHAPES, TINY, Outcome, write_shapes
 
@@ -161,6 +162,23 @@ def test_early_stopping_holds_after_a_resume(train: Train, tmp_path: Path) -> No
     assert summary["best_epoch"] == last  # among equals the last
     assert train(*settings, "resume=auto").code == 0
     assert json.loads((tmp_path / "runs/a/summary.json").read_text())["steps"] == summary["steps"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "epochs"),
+    [((), 1, 4), (("train.select=last",), 4, 4), (("train.select=last", "train.early_stopping_patience=2"), 3, 3)],
+)
+def test_selected_epoch(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], kept: int, epochs: int
+) -> None:
+    falling = iter((0.9, 0.8, 0.7, 0.6))
+    monkeypatch.setattr(
+        "mlops_img.training.session.summarize", lambda predictions: {"top1": next(falling), "loss": 1.0}
+    )
+    assert train("train.epochs=4", "hydra.run.dir=runs/a", *settings).code == 0
+    summary = json.loads((tmp_path / "runs/a/summary.json").read_text())
+    assert (summary["best_epoch"], summary["steps"]) == (kept, 6 * epochs)  # 6 steps an epoch
+    assert read_checkpoint(tmp_path / "runs/a/checkpoints/best.pt")["step"] == 6 * kept
 
 
 def test_patience_does_not_count_an_epoch_that_was_cut_off(

@@ -34,7 +34,7 @@ class TrainState:
     ema: ModelEmaV3 | None
     # Optimiser steps done.
     step: int = 0
-    # Best value of the optimised metric, the last epoch that reached it, and the first.
+    # Best value of the optimised metric, the epoch whose weights are kept, and the first that reached the value.
     best: float | None = None
     best_epoch: int = 0
     improved_epoch: int = 0

@@ -60,7 +60,7 @@ class Session:
         self.progress.show(state.step, value, speed.images_per_second)
 
     def end_epoch(self, state: TrainState, train_loss: float) -> bool:
-        """Validate, keep the weights if they are the best so far, and say whether patience is at its end."""
+        """Validate, keep the weights if they are to be kept, and say whether patience is at its end."""
         predictions, _ = self.setup.evaluator.predict(state.evaluated_model, self.setup.dataset.val)
         metrics = summarize(predictions)
         self._record("val", state, {**metrics, "train_loss": train_loss})
@@ -74,9 +74,9 @@ class Session:
         # A small validation split often gives equal values; the later weights had the lower learning rate.
         better = improved or value == state.best
         if improved:
-            state.improved_epoch = epoch
-        if better:
-            state.best, state.best_epoch = value, epoch
+            state.best, state.improved_epoch = value, epoch
+        if better or (self.setup.config.train.select == "last" and math.isfinite(metrics["loss"])):
+            state.best_epoch = epoch
             self.checkpoints.save_best(state, metrics)
         log.info(
             "epoch %d/%d  train loss %.4f  val loss %.4f  val top-1 %.4f%s",
