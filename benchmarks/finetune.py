@@ -59,15 +59,15 @@ def python(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def ours(options: argparse.Namespace) -> Contender:
-    """Return our recipe."""
+def ours(options: argparse.Namespace, *overrides: str) -> Contender:
+    """Return our recipe, changed by these overrides."""
 
     def train(seed: int, folder: Path) -> Accuracy:
         python(
             *("-m", "mlops_img.train", "experiment=finetune", "tracking=none", f"seed={seed}"),
             *("model=timm", f"model.name={options.model}", f"model.weights={options.weights}"),
             *(f"data.root={options.data}", "data.allow_leakage=true", f"data.image_size={options.size}"),
-            *(f"train.epochs={options.epochs}", f"hydra.run.dir={folder / 'run'}"),
+            *(f"train.epochs={options.epochs}", f"hydra.run.dir={folder / 'run'}", *overrides),
             cwd=folder,
         )
         summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
@@ -141,6 +141,10 @@ def timm_test(options: argparse.Namespace, checkpoint: Path) -> float:
 
 CONTENDERS: dict[str, tuple[str, Callable[[argparse.Namespace], Contender]]] = {
     "ours": ("mlops_img experiment=finetune", ours),
+    "ours_best": (
+        "mlops_img experiment=finetune train.select=best",
+        lambda options: ours(options, "train.select=best"),
+    ),
     "timm": ("timm train.py", timm_train),
     "tutorial": ("PyTorch's tutorial loop", tutorial),
 }
