@@ -58,7 +58,7 @@ container: ## make an image of the bento with Docker: docker run --rm -p 3000:30
 	$(PY) -m bentoml containerize mlops_img:latest --backend $(DOCKER) --image-tag mlops_img:serving
 
 audit: $(VENV)/.installed data/mnist5k ## look for what is wrong in a data set (ARGS="data=folder data.root=...")
-	$(PY) -m mlops_img.data.audit $(ARGS)
+	$(PY) -m mlops_img.audit $(ARGS)
 
 test: lint types ## lint, check types, run all tests, print the coverage (ARGS="-x")
 	@# One thread a worker: workers that each start a thread per core slow one another down.
@@ -110,4 +110,4 @@ $(VENV)/pyvenv.cfg:
 		"on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 
 data/mnist5k: | $(VENV)/.installed
-	$(PY) -m mlops_img.data.mnist5k $@
+	$(PY) -m mlops_img.data.sources.mnist5k $@

@@ -21,6 +21,8 @@ import yaml
 from results import FOLDER, arguments, report
 from torch import Tensor
 
+from mlops_img.bundle.manifest import Program
+from mlops_img.bundle.programs import Runner, load_program, this_machine
 from mlops_img.compression.capture import (
     Servable,
     capture,
@@ -31,14 +33,12 @@ from mlops_img.compression.capture import (
 from mlops_img.compression.measure import timed
 from mlops_img.compression.onnx import write_onnx
 from mlops_img.compression.quantize import quantize
-from mlops_img.config import ModelConfig
-from mlops_img.data.transforms import Preprocessing
-from mlops_img.manifest import Program
-from mlops_img.memory import freed_memory_kept
-from mlops_img.models import build_model, normalization
-from mlops_img.programs import Runner, load_program, this_machine
-from mlops_img.run_folder import hardware
-from mlops_img.storage import write_json
+from mlops_img.config.train import ModelConfig
+from mlops_img.core.files import write_json
+from mlops_img.core.memory import freed_memory_kept
+from mlops_img.models.build import build_model, normalization
+from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.runs.folder import hardware
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 CPU = torch.device("cpu")

@@ -32,8 +32,8 @@ from results import FOLDER
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from mlops_img.run_folder import hardware
-from mlops_img.storage import write_json
+from mlops_img.core.files import write_json
+from mlops_img.runs.folder import hardware
 
 ROOT = Path(__file__).parents[1]
 # (validation top-1, test top-1) of one run.

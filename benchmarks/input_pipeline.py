@@ -21,14 +21,14 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from mlops_img.config import AugmentConfig
+from mlops_img.config.data import FolderConfig
+from mlops_img.config.train import AugmentConfig
 from mlops_img.data.augment import ImageAugment
-from mlops_img.data.config import FolderConfig
-from mlops_img.data.decode import decode_rgb
 from mlops_img.data.loader import ShuffledPlans, load_batches
-from mlops_img.data.sources import Folder, ImageSet, read_file
-from mlops_img.data.transforms import Preprocessing
-from mlops_img.models import IMAGENET_MEAN, IMAGENET_STD
+from mlops_img.data.sources.base import Folder, ImageSet, read_file
+from mlops_img.models.build import IMAGENET_MEAN, IMAGENET_STD
+from mlops_img.preprocessing.decode import decode_rgb
+from mlops_img.preprocessing.transforms import Preprocessing
 
 SIDE, RESIZED, BATCH = 224, 256, 32
 EPOCHS = 4  # in each turn: ours reads on over their ends, as in a run, and DataLoader starts its workers anew

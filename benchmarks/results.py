@@ -11,8 +11,8 @@ from statistics import median
 
 import torch
 
-from mlops_img.run_folder import hardware
-from mlops_img.storage import write_json
+from mlops_img.core.files import write_json
+from mlops_img.runs.folder import hardware
 
 FOLDER = Path(__file__).parent / "results"
 

@@ -32,10 +32,10 @@ from photos import photo_folder
 from results import FOLDER
 
 import mlops_img
-from mlops_img.data.transforms import stack
-from mlops_img.run_folder import hardware
+from mlops_img.core.files import write_json
+from mlops_img.preprocessing.transforms import stack
+from mlops_img.runs.folder import hardware
 from mlops_img.serving.settings import cores
-from mlops_img.storage import write_json
 
 HERE = Path(__file__).parent
 CLIENTS = (1, 8, 32)

@@ -19,15 +19,15 @@ import torch
 from results import arguments, report
 from torch import Tensor, nn
 
-from mlops_img.config import AugmentConfig, OptimConfig, TrainConfig
+from mlops_img.config.train import AugmentConfig, OptimConfig, TrainConfig
+from mlops_img.core.precision import choose_device, choose_precision
 from mlops_img.data.augment import BatchAugment
 from mlops_img.data.loader import Batch
-from mlops_img.data.transforms import Preprocessing
-from mlops_img.models import IMAGENET_MEAN, IMAGENET_STD
-from mlops_img.training.checkpoint import TrainState
+from mlops_img.models.build import IMAGENET_MEAN, IMAGENET_STD
+from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import Intervals, Recipe, fit
 from mlops_img.training.optim import SoftCrossEntropy, make_optimizer
-from mlops_img.training.precision import choose_device, choose_precision
 from mlops_img.training.throughput import Speed
 
 BATCH, SIDE, CLASSES, LR = 32, 224, 1000, 1e-3

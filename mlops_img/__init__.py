@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlops_img.predictor import Prediction, Predictor, load
+    from mlops_img.bundle.predictor import Prediction, Predictor, load
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Predictor", "__version__", "load"]
@@ -15,6 +15,6 @@ def __getattr__(name: str) -> Any:
     # Not imported before it is asked for: `--help` of a command needs no PyTorch.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mlops_img import predictor
+    from mlops_img.bundle import predictor
 
     return getattr(predictor, name)

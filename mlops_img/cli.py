@@ -25,11 +25,11 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlops_img.command_line import prepare_arguments, quoted
-from mlops_img.config import command_schemas, leaf_keys, register_schemas
-from mlops_img.environment import prepare_process
+from mlops_img.config.command_line import prepare_arguments, quoted
+from mlops_img.config.paths import expand_home, expand_paths
+from mlops_img.config.train import command_schemas, leaf_keys, register_schemas
+from mlops_img.core.environment import prepare_process
 from mlops_img.errors import ERROR_FILE, EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
-from mlops_img.paths import expand_home, expand_paths
 
 C = TypeVar("C")
 E = TypeVar("E", bound=BaseException)
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 def conf_folder() -> Path:
     """Return the folder of the YAML files: beside the package in a checkout, inside it in a wheel."""
     beside = PACKAGE.parent / "conf"
-    return beside if (beside / "config.yaml").is_file() else PACKAGE / "conf"
+    return beside if (beside / "train.yaml").is_file() else PACKAGE / "conf"
 
 
 def command(
@@ -107,7 +107,7 @@ def command(
             error = UserError(f"{place}. Choose another with hydra.run.dir=...")
         exit_with(error, keys)
     finally:
-        multirun = sys.modules.get("mlops_img.multirun")
+        multirun = sys.modules.get("mlops_img.reporting.multirun")
         if multirun is not None:
             multirun.finish()
 

@@ -24,8 +24,8 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from mlops_img import __version__
-from mlops_img.serving.answers import BatchAnswer, ErrorAnswer, ModelAnswer, PredictAnswer
-from mlops_img.serving.failures import Code
+from mlops_img.serving.errors import Code
+from mlops_img.serving.schemas import BatchAnswer, ErrorAnswer, ModelAnswer, PredictAnswer
 
 Image = str | os.PathLike[str] | bytes | BinaryIO
 A = TypeVar("A", bound=BaseModel)

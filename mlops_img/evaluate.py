@@ -14,8 +14,8 @@ from __future__ import annotations
 from hydra.core.hydra_config import HydraConfig
 
 from mlops_img.cli import command
-from mlops_img.config import EvaluateConfig
-from mlops_img.data.config import DataConfig, EvaluateDataConfig
+from mlops_img.config.data import DataConfig, EvaluateDataConfig
+from mlops_img.config.train import EvaluateConfig
 from mlops_img.errors import UserError
 
 SHOWN = (
@@ -55,16 +55,16 @@ def evaluate(config: EvaluateConfig) -> float:
     Raises:
         UserError: no such run, no checkpoint, other classes than it was trained on, or no such split.
     """
-    from mlops_img.validation import check_choice
+    from mlops_img.config.rules import check_choice
 
     check_choice("split", config.split, ("train", "val", "test"))
     _check_used(config.data)
 
-    from mlops_img.confidence import with_interval
-    from mlops_img.training.evaluation import evaluate_splits, read_pixels, warn_of_few_images
-    from mlops_img.training.finished import open_trained
-    from mlops_img.training.results import place_of_own, write_result
-    from mlops_img.training.standalone import evaluate_standalone, open_standalone
+    from mlops_img.evaluation.confidence import with_interval
+    from mlops_img.evaluation.evaluator import evaluate_splits, read_pixels, warn_of_few_images
+    from mlops_img.evaluation.standalone import evaluate_standalone, open_standalone
+    from mlops_img.evaluation.trained import open_trained
+    from mlops_img.reporting.results import place_of_own, write_result
 
     reading = EvaluateDataConfig(on_bad_image=config.data.on_bad_image, workers=config.data.workers)
     run = open_trained(config.run, data=reading, train=config.train)

@@ -6,7 +6,7 @@ Compresses the run's best weights, measures what that costs and gains, and write
 from __future__ import annotations
 
 from mlops_img.cli import command
-from mlops_img.compression.config import ExportConfig
+from mlops_img.config.export import ExportConfig
 
 
 def export(config: ExportConfig) -> None:
@@ -15,7 +15,7 @@ def export(config: ExportConfig) -> None:
     Raises:
         UserError: no such run, a setting that cannot be, or accuracy that falls too far.
     """
-    from mlops_img.validation import validate_export
+    from mlops_img.config.rules import validate_export
 
     validate_export(config)
     from mlops_img.compression.workflow import export_run

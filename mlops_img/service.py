@@ -13,8 +13,9 @@ import sys
 import bentoml
 
 from mlops_img.errors import EXIT_USER_ERROR, UserError
-from mlops_img.serving import supervisor, wire
-from mlops_img.serving.guard import Guard
+from mlops_img.serving import protocol as wire
+from mlops_img.serving import supervisor
+from mlops_img.serving.middleware import Guard
 from mlops_img.serving.settings import port_or_exit, read_tokens, settings_or_exit
 from mlops_img.serving.state import State
 
@@ -48,12 +49,12 @@ class ImageClassifier:
     @staticmethod
     def find_bundle() -> None:
         """Look for bundle, tokens and device before any worker starts: a mistake is one line."""
-        from mlops_img.serving.locate import local_bundle
+        from mlops_img.registry.locate import local_bundle
 
         try:
             read_tokens(state.settings)
             if state.settings.device not in ("auto", "cpu"):  # which need not wait for PyTorch
-                from mlops_img.device import find_device
+                from mlops_img.core.device import find_device
 
                 find_device(state.settings.device, "MLOPS_IMG_DEVICE")
             supervisor.prepare()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_img.cli import command
-from mlops_img.config import StoreConfig
+from mlops_img.config.train import StoreConfig
 from mlops_img.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def store_bundle(folder: Path) -> str:
     """
     import bentoml
 
-    from mlops_img.bundle import read_bundle
-    from mlops_img.serving.locate import FOLDER_IN_MODEL
+    from mlops_img.bundle.folder import read_bundle
+    from mlops_img.registry.locate import FOLDER_IN_MODEL
 
     manifest = read_bundle(folder)
     for model in _stored():
@@ -72,7 +72,7 @@ def _stored() -> list[bentoml.Model]:
 
 def _is_copy(stored: Path, folder: Path) -> bool:
     """Return whether a model is this bundle, and whole: the manifest holds the sha256 of all other files."""
-    from mlops_img.bundle import MANIFEST, read_bundle
+    from mlops_img.bundle.folder import MANIFEST, read_bundle
 
     # Most are told apart by a look at the manifest.
     same = (stored / MANIFEST).is_file() and (stored / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()

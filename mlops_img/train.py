@@ -12,20 +12,20 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from mlops_img.cli import command
-from mlops_img.command_line import split_arguments
-from mlops_img.config import Config
+from mlops_img.config.command_line import split_arguments
+from mlops_img.config.train import Config
 from mlops_img.errors import UserError
-from mlops_img.resume import resume_arguments
-from mlops_img.tracking import check_online
+from mlops_img.runs.resume import resume_arguments
+from mlops_img.runs.tracking import check_online
 
 
 def train(config: Config) -> float:
     """Run one training and return the value of `config.optimized_metric` that its best epoch reached."""
-    from mlops_img.validation import validate
+    from mlops_img.config.rules import validate
 
     validate(config)
     check_online(config.tracking)
-    from mlops_img.run_folder import Origin, RunFolder
+    from mlops_img.runs.folder import Origin, RunFolder
 
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
@@ -44,7 +44,7 @@ def train(config: Config) -> float:
 
 def main() -> None:
     """Run the command line."""
-    command(train, "config", rewrite=resume_arguments)
+    command(train, "train", rewrite=resume_arguments)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlops_img.serving.failures import Code
-from mlops_img.serving.guard import SECURITY_HEADERS
+from mlops_img.serving.errors import Code
+from mlops_img.serving.middleware import SECURITY_HEADERS
 
 BOUNDARY = "edge"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from conftest import draw_shape
 
-from mlops_img.data.config import DataConfig
-from mlops_img.data.sources import ImageSet, Table, open_source
+from mlops_img.config.data import DataConfig
+from mlops_img.data.sources.base import ImageSet, Table, open_source
 
 
 def table_of(config: DataConfig) -> Table:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from mlops_img.serving.admission import FILLED, SMOOTHING, Admission
-from mlops_img.serving.failures import Code, RequestError
+from mlops_img.serving.errors import Code, RequestError
 
 
 def admission(queue: int = 8, timeout: float = 10.0, cost: float = 0.0) -> Admission:

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from mlops_img.config import AuditConfig
-from mlops_img.data import audit as audit_module
-from mlops_img.data.audit import audit, output_path, run, write_findings
-from mlops_img.data.config import CsvConfig, FolderConfig
-from mlops_img.data.findings import Duplicates, Findings, find
-from mlops_img.data.findings_table import findings_table
-from mlops_img.data.mnist5k import write_mnist5k
-from mlops_img.data.near_duplicates import close_pairs, difference_hashes, near_groups, thumbnail
-from mlops_img.data.scan import scan
-from mlops_img.data.sources import ImageSet, Table, open_source
+from mlops_img import audit as audit_module
+from mlops_img.audit import audit, output_path, run, write_findings
+from mlops_img.config.data import CsvConfig, FolderConfig
+from mlops_img.config.train import AuditConfig
+from mlops_img.data.audit.findings import Duplicates, Findings, find
+from mlops_img.data.audit.near_duplicates import close_pairs, difference_hashes, near_groups, thumbnail
+from mlops_img.data.audit.scan import scan
+from mlops_img.data.audit.table import findings_table
+from mlops_img.data.sources.base import ImageSet, Table, open_source
+from mlops_img.data.sources.mnist5k import write_mnist5k
 from mlops_img.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -444,7 +444,7 @@ def test_table_of_many_classes_and_findings_stays_short(tmp_path: Path) -> None:
 
 def test_command_prints_writes_json_and_exits_with_1_on_a_problem(root: Path) -> None:
     (root / "val/cat/bad.png").write_bytes(b"no image")
-    command = [sys.executable, "-m", "mlops_img.data.audit", "data=folder", f"data.root={root}"]
+    command = [sys.executable, "-m", "mlops_img.audit", "data=folder", f"data.root={root}"]
     before = set(root.parent.rglob("*"))
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (EXIT_FAILED, "")
@@ -461,7 +461,7 @@ def test_command_exits_with_2_and_one_line_when_the_folder_is_missing(tmp_path: 
     command = [
         sys.executable,
         "-m",
-        "mlops_img.data.audit",
+        "mlops_img.audit",
         "data=folder",
         f"data.root={tmp_path / 'nowhere'}",
     ]

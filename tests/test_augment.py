@@ -11,11 +11,11 @@ from conftest import draw_shape
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlops_img.config import AugmentConfig
+from mlops_img.config.train import AugmentConfig
+from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import ImageAugment
-from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
-from mlops_img.seeding import Purpose, seed_cpu
+from mlops_img.preprocessing.transforms import Preprocessing
 
 SIDE = 32
 PREPROCESSING = Preprocessing(SIDE, 0.875, (0.5,) * 3, (0.25,) * 3)

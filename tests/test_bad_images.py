@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlops_img.config import AugmentConfig
+from mlops_img.config.data import FolderConfig
+from mlops_img.config.train import AugmentConfig
 from mlops_img.data.augment import ImageAugment
-from mlops_img.data.config import FolderConfig
 from mlops_img.data.loader import (
     Batch,
     ImageBatches,
@@ -19,9 +19,9 @@ from mlops_img.data.loader import (
     ordered_plans,
     skip_or_raise,
 )
-from mlops_img.data.sources import ImageSet, open_source
-from mlops_img.data.transforms import Preprocessing
+from mlops_img.data.sources.base import ImageSet, open_source
 from mlops_img.errors import UserError
+from mlops_img.preprocessing.transforms import Preprocessing
 
 PREPROCESSING = Preprocessing(24, 0.875, (0.5,) * 3, (0.25,) * 3)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlops_img.config import AugmentConfig
+from mlops_img.config.train import AugmentConfig
+from mlops_img.core.seeding import seed_step
 from mlops_img.data.augment import BatchAugment
-from mlops_img.seeding import seed_step
 
 SIDE = 32
 CLASSES = 5

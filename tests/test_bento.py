@@ -48,7 +48,7 @@ def test_it_holds_the_model_the_service_and_nothing_of_the_training(bento: Path)
     described = yaml.safe_load((bento / "bento.yaml").read_text())
     assert described["service"] == "mlops_img.service:ImageClassifier"
     held = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"mlops_img/service.py", "mlops_img/serving/page/index.html", "mlops_img/data/decode.py"} <= held
+    assert {"mlops_img/service.py", "mlops_img/serving/page/index.html", "mlops_img/preprocessing/decode.py"} <= held
     assert not [name for name in held if name.startswith(("mlops_img/training", "mlops_img/compression", "tests"))]
     (model,) = described["models"]
     name, _, version = model["tag"].partition(":")

@@ -17,7 +17,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from mlops_img.errors import UserError
-from mlops_img.training.checkpoint import (
+from mlops_img.runs.checkpoint import (
     Checkpoints,
     TrainState,
     newest_valid,
@@ -244,7 +244,7 @@ def test_really_full_disk_leaves_a_checkpoint_to_go_on_from(small_disk: Path | N
         from pathlib import Path
         from torch import nn
         from mlops_img.errors import UserError
-        from mlops_img.training.checkpoint import Checkpoints, TrainState, newest_valid
+        from mlops_img.runs.checkpoint import Checkpoints, TrainState, newest_valid
 
         def state(width):
             model = nn.Linear(width, 100)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mlops_img.errors import UserError
-from mlops_img.training.checkpoint import (
+from mlops_img.runs.checkpoint import (
     FORMAT_VERSION,
     newest_valid,
     read_checkpoint,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import draw_shape, write_shapes
 
-from mlops_img.data.checks import Dataset, load_dataset
-from mlops_img.data.config import CsvConfig, FolderConfig
+from mlops_img.config.data import CsvConfig, FolderConfig
+from mlops_img.data.dataset import Dataset, load_dataset
 from mlops_img.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mlops_img.class_names import find_class
+from mlops_img.config.class_names import find_class
 from mlops_img.errors import UserError
 
 

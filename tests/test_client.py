@@ -16,7 +16,7 @@ import pytest
 
 import mlops_img
 from mlops_img.client import Client, ServiceError, UnreachableError
-from mlops_img.serving.failures import Code
+from mlops_img.serving.errors import Code
 from tests.service_process import Service, free_port, serving, until
 
 # One process starts the service for all of them.

@@ -15,7 +15,7 @@ import pytest
 
 from mlops_img import client as client_module
 from mlops_img.client import Client, ServiceError, UnreachableError
-from mlops_img.serving.failures import Code
+from mlops_img.serving.errors import Code
 
 PREDICTED = json.dumps(
     {

@@ -10,11 +10,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mlops_img.cli import conf_folder
-from mlops_img.command_line import for_shell, given_values, parse, prepare_arguments, quoted, split_arguments
-from mlops_img.config import Config, command_schemas, leaf_keys, register_schemas
+from mlops_img.config.command_line import for_shell, given_values, parse, prepare_arguments, quoted, split_arguments
+from mlops_img.config.train import Config, command_schemas, leaf_keys, register_schemas
+from mlops_img.core.files import OVERRIDES_FILE
 from mlops_img.errors import UserError
-from mlops_img.resume import resume_arguments
-from mlops_img.storage import OVERRIDES_FILE
+from mlops_img.runs.resume import resume_arguments
 
 PATHS = {"data.root", "model.weights", "runs_dir", "resume"}
 NASTY = (
@@ -46,7 +46,7 @@ def value_of(override: str) -> object:
     """Return what the configuration gets from this override."""
     register_schemas()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("config", overrides=["data=folder", override]).data.root
+        return compose("train", overrides=["data=folder", override]).data.root
 
 
 @pytest.mark.parametrize("name", [name for name in NASTY if name not in ("a,b", "[2024]", "{a}", "${data.root}")])
@@ -177,13 +177,13 @@ def test_run_in_a_folder_with_an_apostrophe_is_resumed(tmp_path: Path, monkeypat
     assert rest == ["seed=3", "resume=auto"]
     register_schemas()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        composed = compose("config", overrides=[here], return_hydra_config=True)
+        composed = compose("train", overrides=[here], return_hydra_config=True)
     assert composed.hydra.run.dir == str(folder)
 
 
 def test_notebook_backend_and_locale_do_not_matter(tmp_path: Path) -> None:
     code = (
-        "from mlops_img.environment import prepare_process\n"
+        "from mlops_img.core.environment import prepare_process\n"
         "prepare_process()\n"
         "import os, sys, matplotlib\n"
         "assert matplotlib.get_backend().lower() == 'agg'\n"

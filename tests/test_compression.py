@@ -11,7 +11,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mlops_img.bundle import new_bundle
+from mlops_img.bundle.folder import new_bundle
+from mlops_img.bundle.manifest import Candidate, Quality
+from mlops_img.bundle.programs import filled_up
 from mlops_img.compression.candidates import Built, fastest
 from mlops_img.compression.capture import example_images
 from mlops_img.compression.measure import cosine, run_over, top1_drop
@@ -20,10 +22,8 @@ from mlops_img.compression.onnx import check_onnx, write_onnx
 from mlops_img.compression.quantize import calibration_rows, quantize
 from mlops_img.data.loader import Batch
 from mlops_img.errors import UserError
-from mlops_img.manifest import Candidate, Quality
+from mlops_img.evaluation.metrics import Predictions
 from mlops_img.monitoring.reference import FILE, STATISTICS, image_statistics, write_reference
-from mlops_img.programs import filled_up
-from mlops_img.training.metrics import Predictions
 from tests.test_programs import plain
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mlops_img.confidence import FEW_IMAGES, small_split_warning, top1_interval, with_interval
+from mlops_img.evaluation.confidence import FEW_IMAGES, small_split_warning, top1_interval, with_interval
 
 
 @pytest.mark.parametrize(

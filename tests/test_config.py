@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from mlops_img.cli import conf_folder
-from mlops_img.config import Config, register_schemas
+from mlops_img.config.rules import CHOICES, LEAST, PROBABILITIES, validate
+from mlops_img.config.train import Config, register_schemas
 from mlops_img.errors import UserError
-from mlops_img.run_folder import Origin, RunFolder, load_config
-from mlops_img.validation import CHOICES, LEAST, PROBABILITIES, validate
+from mlops_img.runs.folder import Origin, RunFolder, load_config
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -29,7 +29,7 @@ def hydra() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> DictConfig:
-    return compose("config", overrides=list(overrides))
+    return compose("train", overrides=list(overrides))
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,15 @@ import pytest
 from conftest import Outcome
 from source_tables import save, table_of
 
-from mlops_img.config import AuditConfig, Config
-from mlops_img.data import csv_source
-from mlops_img.data.audit import audit
-from mlops_img.data.audit import run as run_audit
-from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import CsvConfig
-from mlops_img.data.csv_labels import sorted_classes
-from mlops_img.data.sources import Table
+from mlops_img.audit import audit
+from mlops_img.audit import run as run_audit
+from mlops_img.config.data import CsvConfig
+from mlops_img.config.rules import validate
+from mlops_img.config.train import AuditConfig, Config
+from mlops_img.data.dataset import load_dataset
+from mlops_img.data.sources.base import Table, csv_source
+from mlops_img.data.sources.csv_labels import sorted_classes
 from mlops_img.errors import UserError
-from mlops_img.validation import validate
 
 
 @pytest.fixture

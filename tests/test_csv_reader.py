@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlops_img.data.csv_reader import CsvRows, read_csv
+from mlops_img.data.sources.csv_reader import CsvRows, read_csv
 from mlops_img.errors import UserError
 
 WANTED = ("file", "label")

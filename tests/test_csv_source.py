@@ -9,8 +9,8 @@ import pytest
 from conftest import SHAPES
 from source_tables import names, save, table_of
 
-from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import CsvConfig
+from mlops_img.config.data import CsvConfig
+from mlops_img.data.dataset import load_dataset
 from mlops_img.errors import UserError
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import SHAPES, draw_shape
 
-from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import CustomDataConfig
-from mlops_img.data.decode import decode_rgb
-from mlops_img.data.sources import ImageSet, Table, open_source
+from mlops_img.config.data import CustomDataConfig
+from mlops_img.data.dataset import load_dataset
+from mlops_img.data.sources.base import ImageSet, Table, open_source
 from mlops_img.errors import UserError
+from mlops_img.preprocessing.decode import decode_rgb
 
 
 def stripes_and_circles(root: str, per_class: int, labels: list[int] | None = None, splits: str = "train") -> Table:

@@ -13,8 +13,8 @@ from conftest import draw_shape
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from mlops_img.data import decode
-from mlops_img.data.decode import BadImageError, decode_rgb
+from mlops_img.preprocessing import decode
+from mlops_img.preprocessing.decode import BadImageError, decode_rgb
 
 # pytest sets the filters anew for each test, so decode.py's own does not hold here.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

@@ -14,7 +14,7 @@ from conftest import draw_shape
 from PIL import Image
 from test_decode import encoded, noise, oriented, png
 
-from mlops_img.data.decode import BadImageError, decode_rgb
+from mlops_img.preprocessing.decode import BadImageError, decode_rgb
 
 # pytest sets the filters anew for each test, so decode.py's own does not hold here.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -108,7 +108,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(kind: str) -> None:
 def test_pillow_does_not_warn_of_what_changes_no_pixel(tmp_path: Path) -> None:
     image, path = Image.new("P", (4, 4)), tmp_path / "palette.png"
     image.save(path, transparency=bytes([128, 0]))
-    decoding = f"from mlops_img.data.decode import decode_rgb; decode_rgb(open({str(path)!r}, 'rb').read())"
+    decoding = f"from mlops_img.preprocessing.decode import decode_rgb; decode_rgb(open({str(path)!r}, 'rb').read())"
     opening = f"from PIL import Image; Image.open({str(path)!r}).convert('RGB')"
     outcomes = [
         subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlops_img.data import decode
-from mlops_img.data.decode import BadImageError, UnsupportedImageError, decode_rgb
+from mlops_img.preprocessing import decode
+from mlops_img.preprocessing.decode import BadImageError, UnsupportedImageError, decode_rgb
 from tests.deep_files import deep_png, packed, tiff
 
 # pytest sets the filters anew for each test, so decode.py's own does not hold here.

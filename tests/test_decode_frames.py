@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlops_img.data.decode import decode_rgb
+from mlops_img.preprocessing.decode import decode_rgb
 
 CANVAS, FRAME = (8, 6), (2, 2, 4, 3)  # width and height; left, top, width and height
 RED, BLUE = [255, 0, 0], [0, 0, 255]

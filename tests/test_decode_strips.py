@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlops_img.data import decode
-from mlops_img.data.decode import BadImageError, decode_rgb
+from mlops_img.preprocessing import decode
+from mlops_img.preprocessing.decode import BadImageError, decode_rgb
 
 WIDTH, HEIGHT = 37, 23
 STRIPS = (1, WIDTH, 5 * WIDTH + 3)  # one row, one row, five rows

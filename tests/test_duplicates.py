@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlops_img.config.data import FolderConfig
 from mlops_img.data import duplicates
-from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import FolderConfig
+from mlops_img.data.dataset import load_dataset
 from mlops_img.data.duplicates import HEAD_BYTES, ContentIndex
 from mlops_img.data.names import absolute
-from mlops_img.data.sources import ImageSet
+from mlops_img.data.sources.base import ImageSet
 
 
 @pytest.fixture(autouse=True)

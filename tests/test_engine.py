@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from mlops_img.predictor import load
+from mlops_img.bundle.predictor import load
 from mlops_img.serving.engine import BATCHES_AHEAD, Engine
 from mlops_img.serving.settings import Settings
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import FolderConfig
+from mlops_img.config.data import FolderConfig
+from mlops_img.data.dataset import load_dataset
 from tests.conftest import TINY, Outcome, draw_shape, write_shapes
 from tests.shared_bundle import once, python
 
@@ -140,7 +140,7 @@ def test_other_figures_than_those_of_the_training_go_beside_them(
     assert command("mlops_img.evaluate", "run=runs/a").code == 0
     assert (run / "evaluation" / "test.json").read_bytes() == before[run / "evaluation" / "test.json"]
     # As another precision would: every figure a little different.
-    monkeypatch.setattr("mlops_img.training.evaluation.fit_temperature", lambda predictions: 1.25)
+    monkeypatch.setattr("mlops_img.evaluation.evaluator.fit_temperature", lambda predictions: 1.25)
     outcome = command("mlops_img.evaluate", "run=runs/a", "train.precision=fp32", "train.device=cpu")
     assert outcome.code == 0, outcome.err
     assert "the result of the training, is kept: this one differs" in outcome.out

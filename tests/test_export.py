@@ -15,11 +15,11 @@ import torch
 from safetensors import safe_open
 
 import mlops_img
-from mlops_img.bundle import read_bundle
+from mlops_img.bundle.folder import read_bundle
 from mlops_img.compression import candidates, workflow
 from mlops_img.compression.model_card import candidates_table
-from mlops_img.data.decode import BadImageError
 from mlops_img.errors import EXIT_USER_ERROR
+from mlops_img.preprocessing.decode import BadImageError
 from tests.conftest import SHAPES, Outcome
 from tests.shared_bundle import PORTABLE
 
@@ -125,8 +125,8 @@ def test_fp32_bundle_predicts_what_evaluate_says(command: Command, run: Path, tm
     assert command("mlops_img.evaluate", f"run={run}", "split=test", "train.precision=fp32").code == 0
     evaluation = json.loads((run / "evaluation" / "test.json").read_text())
     model = mlops_img.load("bundles/latest")
-    from mlops_img.data.checks import load_dataset
-    from mlops_img.run_folder import load_config
+    from mlops_img.data.dataset import load_dataset
+    from mlops_img.runs.folder import load_config
 
     test = load_dataset(load_config(run / "config.yaml").data).test
     said = [prediction.index for prediction in model.predict(test.paths)]
@@ -240,8 +240,8 @@ def flip(path: Path) -> None:
 
 
 def test_program_with_a_pickle_is_refused(bundle: Path) -> None:
+    from mlops_img.bundle.programs import refuse_pickles
     from mlops_img.errors import UserError
-    from mlops_img.programs import refuse_pickles
 
     class Net(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from mlops_img.config import AugmentConfig
+from mlops_img.config.data import FolderConfig
+from mlops_img.config.train import AugmentConfig
 from mlops_img.data import loader
 from mlops_img.data.augment import ImageAugment
-from mlops_img.data.config import FolderConfig
 from mlops_img.data.loader import (
     Batch,
     Plan,
@@ -27,8 +27,8 @@ from mlops_img.data.loader import (
     load_batches,
     ordered_plans,
 )
-from mlops_img.data.sources import ImageSet, open_source, read_file
-from mlops_img.data.transforms import Preprocessing
+from mlops_img.data.sources.base import ImageSet, open_source, read_file
+from mlops_img.preprocessing.transforms import Preprocessing
 
 SIDE = 24
 PREPROCESSING = Preprocessing(SIDE, 0.875, (0.5,) * 3, (0.25,) * 3)
@@ -222,10 +222,10 @@ def test_workers_outlive_a_signal_that_comes_while_they_start(
 def test_a_program_that_fails_while_batches_are_read_ends(shared_shapes: Path) -> None:
     # The iterator stays alive in a global and in the traceback, and the workers ignore SIGTERM.
     program = f"""
-from mlops_img.data.config import FolderConfig
+from mlops_img.config.data import FolderConfig
 from mlops_img.data.loader import load_batches, ordered_plans
-from mlops_img.data.sources import open_source
-from mlops_img.data.transforms import Preprocessing
+from mlops_img.data.sources.base import open_source
+from mlops_img.preprocessing.transforms import Preprocessing
 images = open_source(FolderConfig(root={str(shared_shapes)!r})).table().splits["train"]
 crop = Preprocessing(24, 0.875, (0.5,) * 3, (0.25,) * 3).crop
 batches = iter(load_batches(images, crop, ordered_plans(60, 4), workers=1))

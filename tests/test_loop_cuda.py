@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlops_img.training.checkpoint import TrainState
+from mlops_img.core.precision import Precision
+from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import FiniteCheck, Intervals, NonFiniteLossError, Recipe, fit, train_step
-from mlops_img.training.precision import Precision
 from tests.tiny_training import (
     OVERFLOWS,
     Notes,

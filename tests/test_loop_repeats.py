@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlops_img.config import AugmentConfig
+from mlops_img.config.train import AugmentConfig
+from mlops_img.core.precision import Precision
 from mlops_img.data.augment import BatchAugment
 from mlops_img.errors import StoppedOnRequest
-from mlops_img.training.checkpoint import Checkpoints, newest_valid
+from mlops_img.runs.checkpoint import Checkpoints, newest_valid
 from mlops_img.training.loop import Intervals, fit
-from mlops_img.training.precision import Precision
 from mlops_img.training.profiling import profiled
 from tests.tiny_training import (
     CPU,

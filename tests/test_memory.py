@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource
 import torch
-from mlops_img.memory import freed_memory_kept
+from mlops_img.core.memory import freed_memory_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -14,11 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from mlops_img.core.precision import Precision
 from mlops_img.data.loader import Batch
-from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
-from mlops_img.training.confusion import confused_pairs, count_confusion, most_confused, read_confusion, store_confusion
-from mlops_img.training.metrics import (
+from mlops_img.evaluation.confusion import (
+    confused_pairs,
+    count_confusion,
+    most_confused,
+    read_confusion,
+    store_confusion,
+)
+from mlops_img.evaluation.metrics import (
     WORST_MISTAKES,
     Predictions,
     confusion_matrix,
@@ -27,7 +33,7 @@ from mlops_img.training.metrics import (
     predict,
     summarize,
 )
-from mlops_img.training.precision import Precision
+from mlops_img.preprocessing.transforms import Preprocessing
 
 CPU_FP32 = Precision(torch.device("cpu"), torch.float32)
 
@@ -211,7 +217,7 @@ def test_the_most_confused_pairs_come_first_and_equal_ones_by_their_share() -> N
 def test_the_measures_do_not_depend_on_the_size_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = random_predictions(0, classes=30, count=401)
     whole = evaluate(predictions, fit_temperature(predictions))
-    monkeypatch.setattr("mlops_img.training.metrics.PART_VALUES", 100)
+    monkeypatch.setattr("mlops_img.evaluation.metrics.PART_VALUES", 100)
     parts = evaluate(predictions, fit_temperature(predictions))
     for name in ("loss", "ece", "ece_calibrated", "temperature"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-9)

@@ -11,11 +11,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from mlops_img.config import ModelConfig, OptimConfig
+from mlops_img.config.train import ModelConfig, OptimConfig
 from mlops_img.errors import UserError
-from mlops_img.models import build_model, normalization
+from mlops_img.models.build import build_model, normalization
+from mlops_img.models.weights import classifier_names
 from mlops_img.training.optim import make_optimizer
-from mlops_img.weights import classifier_names
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 # The options that name a model; `timm` and `custom` leave the name to the user.

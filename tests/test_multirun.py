@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlops_img.multirun import format_table, rank_jobs
+from mlops_img.reporting.multirun import format_table, rank_jobs
 from tests.conftest import Outcome
 
 Train = Callable[..., Outcome]

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mlops_img.config import ModelConfig
-from mlops_img.models import build_model
-from mlops_img.weights import classifier_names
+from mlops_img.config.train import ModelConfig
+from mlops_img.models.build import build_model
+from mlops_img.models.weights import classifier_names
 from tests.conftest import SHAPES, draw_shape
 
 CONF = Path(__file__).parents[1] / "conf" / "model"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mlops_img
-from mlops_img.bundle import read_bundle
+from mlops_img.bundle.folder import read_bundle
 from tests.conftest import SHAPES, Outcome, write_shapes
 
 Command = Callable[..., Outcome]

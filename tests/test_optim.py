@@ -13,9 +13,9 @@ from sklearn.utils.class_weight import compute_class_weight  # type: ignore[impo
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlops_img.config import LossConfig, ModelConfig, OptimConfig
+from mlops_img.config.train import LossConfig, ModelConfig, OptimConfig
 from mlops_img.errors import UserError
-from mlops_img.models import build_model
+from mlops_img.models.build import build_model
 from mlops_img.training.optim import make_loss, make_optimizer, set_learning_rate
 
 CLASSES = ["cat", "dog", "owl"]

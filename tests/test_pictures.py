@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlops_img.pictures import GAP, SIDE, contact_sheet, printable
+from mlops_img.reporting.pictures import GAP, SIDE, contact_sheet, printable
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 

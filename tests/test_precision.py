@@ -7,8 +7,8 @@ import platform
 import pytest
 import torch
 
+from mlops_img.core.precision import Precision, choose_device, choose_precision, cpu_computes_bf16, set_tf32
 from mlops_img.errors import UserError
-from mlops_img.training.precision import Precision, choose_device, choose_precision, cpu_computes_bf16, set_tf32
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -16,7 +16,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 def test_auto_takes_bf16_on_a_cpu_that_computes_in_it_and_fp32_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for capable, wanted in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("mlops_img.training.precision.cpu_computes_bf16", lambda capable=capable: capable)
+        monkeypatch.setattr("mlops_img.core.precision.cpu_computes_bf16", lambda capable=capable: capable)
         assert choose_precision("auto", CPU).dtype == wanted
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mlops_img.bundle.manifest import CompiledFor, Program
+from mlops_img.bundle.programs import load_program, this_machine, why_not_here
 from mlops_img.compression.capture import Servable, capture, example_images, save_portable
 from mlops_img.compression.layers import by_sensitivity, count_macs
-from mlops_img.config import ModelConfig
-from mlops_img.data.transforms import Preprocessing
-from mlops_img.manifest import CompiledFor, Program
-from mlops_img.models import build_model, normalization
-from mlops_img.programs import load_program, this_machine, why_not_here
+from mlops_img.config.train import ModelConfig
+from mlops_img.models.build import build_model, normalization
+from mlops_img.preprocessing.transforms import Preprocessing
 
 CONF = Path(__file__).parents[1] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if path.stem not in ("timm", "custom"))

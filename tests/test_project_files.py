@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from mlops_img import __version__
-from mlops_img.data.mnist5k import png
+from mlops_img.data.sources.mnist5k import png
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -77,7 +77,7 @@ def test_wheel_carries_every_module_template_and_configuration_file(tmp_path: Pa
     package = {path.relative_to(ROOT) for path in (ROOT / "mlops_img").rglob("*") if path.is_file()}
     configuration = {Path("mlops_img", path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
     expected = {path.as_posix() for path in package | configuration if "__pycache__" not in path.parts}
-    assert {"mlops_img/conf/config.yaml", "mlops_img/templates/report.html.j2"} <= expected
+    assert {"mlops_img/conf/train.yaml", "mlops_img/reporting/templates/report.html.j2"} <= expected
     assert expected <= carried
 
 
@@ -147,7 +147,7 @@ def test_make_train_passes_arguments_on_and_writes_missing_data_first(checkout: 
     train = '.venv/bin/python -m mlops_img.train model=vit_tiny "data.root=my photos"'
     plan = ("make", "--dry-run", "train", 'ARGS=model=vit_tiny "data.root=my photos"')
     missing = run(*plan, cwd=checkout).stdout.splitlines()
-    assert missing == [".venv/bin/python -m mlops_img.data.mnist5k data/mnist5k", train]
+    assert missing == [".venv/bin/python -m mlops_img.data.sources.mnist5k data/mnist5k", train]
     (checkout / "data" / "mnist5k").mkdir(parents=True)
     assert run(*plan, cwd=checkout).stdout.splitlines() == [train]
 
@@ -215,7 +215,7 @@ def test_pre_commit_refuses_broken_yaml_large_files_and_unformatted_code(checkou
 # The default data
 
 
-WRITE_DATA = (sys.executable, "-m", "mlops_img.data.mnist5k")
+WRITE_DATA = (sys.executable, "-m", "mlops_img.data.sources.mnist5k")
 
 
 def test_dvc_status_is_clean_after_make_data_and_names_a_changed_file(checkout: Path) -> None:

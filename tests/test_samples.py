@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlops_img.data.decode import decode_rgb
-from mlops_img.data.transforms import Preprocessing
+from mlops_img.preprocessing.decode import decode_rgb
+from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.training import samples
 from tests.conftest import SHAPES, Outcome
 

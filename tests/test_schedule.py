@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlops_img.config import ScheduleConfig
+from mlops_img.config.train import ScheduleConfig
 from mlops_img.errors import UserError
 from mlops_img.training.schedule import make_schedule, parse_length
 

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from mlops_img.seeding import Purpose, derive, seed_cpu, seed_step
+from mlops_img.core.seeding import Purpose, derive, seed_cpu, seed_step
 
 
 def test_same_place_gives_the_same_number_on_every_machine() -> None:

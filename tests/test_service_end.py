@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_img.serving import wire
+from mlops_img.serving import protocol as wire
 from tests.hostile_requests import good
 from tests.hostile_uploads import tiff
 from tests.raw_http import form, part, request, send

@@ -13,16 +13,16 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from mlops_img.predictor import Predictor, load
+from mlops_img.bundle.predictor import Predictor, load
 from mlops_img.serving import libtiff
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.app import build_app
 from mlops_img.serving.engine import Answered
-from mlops_img.serving.failures import Code, RequestError
-from mlops_img.serving.guard import Guard
-from mlops_img.serving.intake import prepare_upload
+from mlops_img.serving.errors import Code, RequestError
+from mlops_img.serving.middleware import Guard
 from mlops_img.serving.settings import Settings
 from mlops_img.serving.state import State
+from mlops_img.serving.uploads import prepare_upload
 from tests.hostile_requests import CHARSETS, image
 from tests.hostile_uploads import encoded, picture, sound, tiff
 from tests.raw_http import FORM, form, part

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import uvicorn
 
+from mlops_img.serving import protocol as wire
 from mlops_img.serving import server as server_module
-from mlops_img.serving import transport, wire
+from mlops_img.serving import transport
 from mlops_img.serving.listening import drop_new_connections
 from mlops_img.serving.server import DrainingServer, is_ending
 from tests.service_process import until

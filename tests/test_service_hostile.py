@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import mlops_img
-from mlops_img.serving.failures import Code
+from mlops_img.serving.errors import Code
 from tests import hostile_requests, hostile_uploads, odd_images
 from tests.hostile_requests import good, never_finished
 from tests.hostile_uploads import png, progressive_jpeg, sound

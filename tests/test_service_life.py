@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mlops_img.serving.failures import Code
+from mlops_img.serving.errors import Code
 from tests.hostile_requests import good
 from tests.hostile_uploads import png
 from tests.raw_http import Answer, form, part, problem, request, send

@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from mlops_img.serving import telemetry
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.app import build_app
-from mlops_img.serving.failures import Code, RequestError
-from mlops_img.serving.guard import Guard
+from mlops_img.serving.errors import Code, RequestError
+from mlops_img.serving.middleware import Guard
 from mlops_img.serving.routes import OTHER, PAGE, label, needs_admission
 from mlops_img.serving.settings import Settings
 from mlops_img.serving.state import State
@@ -119,7 +119,7 @@ def test_compressed_upload_is_refused_by_the_name_of_its_encoding(app: FastAPI, 
 
 
 def test_every_route_of_the_service_is_known(portable: Path) -> None:
-    from mlops_img.predictor import load
+    from mlops_img.bundle.predictor import load
 
     stand_in: Any = SimpleNamespace(predictor=load(portable), settings=Settings(), admission=Admission(8, 10.0))
     app = build_app(stand_in)

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+from mlops_img.config.data import FolderConfig
 from mlops_img.data import handover
-from mlops_img.data.config import FolderConfig
 from mlops_img.data.loader import Batch, load_batches, ordered_plans, skip_or_raise
-from mlops_img.data.sources import ImageSet, open_source
-from mlops_img.data.transforms import Preprocessing
+from mlops_img.data.sources.base import ImageSet, open_source
 from mlops_img.errors import UserError
+from mlops_img.preprocessing.transforms import Preprocessing
 
 PREPROCESSING = Preprocessing(64, 1.0, (0.5,) * 3, (0.25,) * 3)
 

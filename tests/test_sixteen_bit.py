@@ -14,19 +14,19 @@ from PIL import Image
 from torch import Tensor
 
 import mlops_img
-from mlops_img.config import AuditConfig
+from mlops_img.audit import audit
+from mlops_img.bundle.manifest import PreprocessingInfo
+from mlops_img.bundle.predictor import Predictor
+from mlops_img.config.data import FolderConfig
+from mlops_img.config.train import AuditConfig
 from mlops_img.data import loader
-from mlops_img.data.audit import audit
-from mlops_img.data.config import FolderConfig
-from mlops_img.data.decode import decode_rgb
-from mlops_img.data.sources import ImageSet
-from mlops_img.data.transforms import Preprocessing
+from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError
-from mlops_img.manifest import PreprocessingInfo
-from mlops_img.predictor import Predictor
-from mlops_img.serving.intake import prepare_upload
-from mlops_img.training.checkpoint import read_checkpoint
-from mlops_img.training.evaluation import read_pixels
+from mlops_img.evaluation.evaluator import read_pixels
+from mlops_img.preprocessing.decode import decode_rgb
+from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.runs.checkpoint import read_checkpoint
+from mlops_img.serving.uploads import prepare_upload
 from tests.conftest import SHAPES, Outcome, draw_shape
 
 Command = Callable[..., Outcome]

@@ -14,12 +14,12 @@ from conftest import SHAPES, write_shapes
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from source_tables import names, save, table_of
 
-from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import CsvConfig, FolderConfig, Mnist5kConfig
-from mlops_img.data.decode import decode_rgb
-from mlops_img.data.levels import root_override
-from mlops_img.data.sources import Table
+from mlops_img.config.data import CsvConfig, FolderConfig, Mnist5kConfig
+from mlops_img.data.dataset import load_dataset
+from mlops_img.data.sources.base import Table
+from mlops_img.data.sources.levels import root_override
 from mlops_img.errors import UserError
+from mlops_img.preprocessing.decode import decode_rgb
 
 
 def folder_table(root: Path) -> Table:

@@ -13,9 +13,9 @@ import pytest
 from conftest import SHAPES, draw_shape, write_shapes
 from PIL import Image
 
-from mlops_img.data.config import CsvConfig, DataConfig, FolderConfig
-from mlops_img.data.sources import ImageSet, Table, open_source
-from mlops_img.data.split_origin import SplitOrigin, describe_splits
+from mlops_img.config.data import CsvConfig, DataConfig, FolderConfig
+from mlops_img.data.sources.base import ImageSet, Table, open_source
+from mlops_img.data.sources.split_origin import SplitOrigin, describe_splits
 from mlops_img.data.splits import names_below, with_all_splits
 from mlops_img.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from mlops_img.storage import write_atomically, write_json, write_text
+from mlops_img.core.files import write_atomically, write_json, write_text
 
 
 def full_disk(file: IO[bytes]) -> None:

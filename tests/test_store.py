@@ -14,9 +14,9 @@ import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import ModelStore
 
-from mlops_img.bundle import read_bundle
+from mlops_img.bundle.folder import read_bundle
 from mlops_img.errors import UserError
-from mlops_img.serving.locate import local_bundle
+from mlops_img.registry.locate import local_bundle
 from tests.conftest import Outcome
 
 ROOT = Path(__file__).parents[1]

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from source_tables import save, table_of
 from torchvision import datasets
 
-from mlops_img.data.checks import load_dataset
-from mlops_img.data.config import TorchvisionConfig
-from mlops_img.data.decode import decode_rgb
-from mlops_img.data.sources import Table
+from mlops_img.config.data import TorchvisionConfig
+from mlops_img.data.dataset import load_dataset
+from mlops_img.data.sources.base import Table
 from mlops_img.errors import UserError
+from mlops_img.preprocessing.decode import decode_rgb
 
 
 def idx(values: NDArray[np.uint8]) -> bytes:

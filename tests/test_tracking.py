@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from mlops_img.config import TrackingConfig
+from mlops_img.config.train import TrackingConfig
 from mlops_img.errors import EXIT_STOPPED
-from mlops_img.tracking import NoTracker, WandbTracker, start_tracker
-from mlops_img.training.session import Session
+from mlops_img.runs.tracking import NoTracker, WandbTracker, start_tracker
+from mlops_img.training.hooks import Session
 from tests.conftest import Outcome
 
 Train = Callable[..., Outcome]
@@ -59,7 +59,7 @@ def test_no_key_is_one_warning_and_offline(
     with caplog.at_level(logging.WARNING):
         tracker = start_tracker(TrackingConfig(), tmp_path, {}, None)
     tracker.finish({})
-    [warning] = [record.message for record in caplog.records if record.name == "mlops_img.tracking"]
+    [warning] = [record.message for record in caplog.records if record.name == "mlops_img.runs.tracking"]
     assert "W&B: no key" in warning
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
@@ -70,7 +70,7 @@ def test_unreachable_server_is_a_warning_and_offline(
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("mlops_img.tracking.INIT_TIMEOUT_SECONDS", 5)
+    monkeypatch.setattr("mlops_img.runs.tracking.INIT_TIMEOUT_SECONDS", 5)
     with caplog.at_level(logging.WARNING):
         tracker = start_tracker(TrackingConfig(), tmp_path, {}, None)
     tracker.log({"a": 1.0}, step=1)
@@ -91,7 +91,7 @@ def test_failing_tracker_warns_once_and_the_run_goes_on(caplog: pytest.LogCaptur
         for step in range(3):
             tracker.log({"loss": 1.0}, step=step)
         tracker.finish({})
-    [warning] = [record.message for record in caplog.records if record.name == "mlops_img.tracking"]
+    [warning] = [record.message for record in caplog.records if record.name == "mlops_img.runs.tracking"]
     assert warning == "W&B failed (no space); going on with metrics.jsonl alone"
 
 

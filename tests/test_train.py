@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mlops_img.training.checkpoint import newest_valid
+from mlops_img.runs.checkpoint import newest_valid
 from tests.conftest import TINY, Outcome, write_shapes
 
 Train = Callable[..., Outcome]
@@ -151,7 +151,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(train: Train, 
 def test_full_disk_while_checkpointing_keeps_the_checkpoint_before(shared_shapes: Path, tmp_path: Path) -> None:
     settings = (*TINY, f"data.root={shared_shapes}", "train.checkpoint_every_steps=1", "hydra.run.dir=runs/a")
     code = (
-        "import resource, sys, mlops_img.training.checkpoint as checkpoint\n"
+        "import resource, sys, mlops_img.runs.checkpoint as checkpoint\n"
         "save = checkpoint.Checkpoints.save\n"
         "def limited(self, state):\n"
         "    if state.step == 3:\n"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import v2
 
-from mlops_img.data.transforms import Preprocessing, resize, stack
+from mlops_img.preprocessing.transforms import Preprocessing, resize, stack
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

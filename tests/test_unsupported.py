@@ -10,7 +10,7 @@ from conftest import draw_shape
 from PIL import Image
 from test_decode import encoded
 
-from mlops_img.data.decode import BadImageError, UnsupportedImageError, decode_rgb
+from mlops_img.preprocessing.decode import BadImageError, UnsupportedImageError, decode_rgb
 
 # pytest sets the filters anew for each test, so decode.py's own does not hold here.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

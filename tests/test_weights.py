@@ -16,10 +16,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mlops_img.config import ModelConfig
+from mlops_img.config.train import ModelConfig
 from mlops_img.errors import UserError
-from mlops_img.models import build_model
-from mlops_img.training.checkpoint import Checkpoints, TrainState
+from mlops_img.models.build import build_model
+from mlops_img.runs.checkpoint import Checkpoints, TrainState
 
 SIDE = 32
 HUB_ID = "models--timm--test_resnet.r160_in1k"

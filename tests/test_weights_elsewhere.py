@@ -26,10 +26,10 @@ from safetensors.torch import save_file
 from timm.utils import CheckpointSaver
 from torch import Tensor, nn
 
-from mlops_img.config import ModelConfig
+from mlops_img.config.train import ModelConfig
 from mlops_img.errors import UserError
-from mlops_img.models import build_model
-from mlops_img.weights_file import read_weights
+from mlops_img.models.build import build_model
+from mlops_img.models.weights_file import read_weights
 
 SIDE = 32
 NAME = "test_resnet"

@@ -13,7 +13,7 @@ import uvicorn
 import uvicorn.loops.auto
 import uvicorn.protocols.http.auto
 
-from mlops_img.serving import wire
+from mlops_img.serving import protocol as wire
 
 CLIENTS = 30
 

@@ -11,14 +11,14 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from mlops_img.config import AugmentConfig, OptimConfig
+from mlops_img.config.train import AugmentConfig, OptimConfig
+from mlops_img.core.precision import Precision
 from mlops_img.data.augment import BatchAugment
 from mlops_img.data.loader import Batch
-from mlops_img.data.transforms import Preprocessing
-from mlops_img.training.checkpoint import Checkpoints, TrainState
+from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.training.loop import Recipe
 from mlops_img.training.optim import SoftCrossEntropy, make_optimizer
-from mlops_img.training.precision import Precision
 from mlops_img.training.throughput import Speed
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import litserve
 import torch
 
 import mlops_img
-from mlops_img.data.transforms import stack
+from mlops_img.preprocessing.transforms import stack
 
 PORT, BUNDLE, WORKERS, THREADS = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from mlops_img.bundle.manifest import Candidate, Precision, Program
+from mlops_img.bundle.programs import CannotRunError, Runner, filled_up, load_program, this_machine
 from mlops_img.compression.capture import Servable, capture, compile_for_this_machine, example_images, save_portable
 from mlops_img.compression.layers import by_sensitivity, count_macs
 from mlops_img.compression.measure import Outputs, cosine, quality, run_over, seconds_per_call, top1_drop
 from mlops_img.compression.quantize import quantize
+from mlops_img.core.precision import cpu_computes_bf16
 from mlops_img.data.loader import Batch
-from mlops_img.data.transforms import Preprocessing
-from mlops_img.manifest import Candidate, Precision, Program
-from mlops_img.programs import CannotRunError, Runner, filled_up, load_program, this_machine
-from mlops_img.training.precision import cpu_computes_bf16
+from mlops_img.preprocessing.transforms import Preprocessing
 
 THROUGHPUT_BATCH = 16
 SENSITIVITY_IMAGES = 32

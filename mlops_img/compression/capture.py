@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from mlops_img.data.transforms import Preprocessing
+from mlops_img.preprocessing.transforms import Preprocessing
 
 MIN_EXPORTED_BATCH = 2  # with a single image, its batch dimension would be taken for a constant
 

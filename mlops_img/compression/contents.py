@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 
 from mlops_img import __version__
+from mlops_img.bundle.manifest import ModelInfo, Program, Sample
 from mlops_img.compression.candidates import Built, Subject
 from mlops_img.compression.capture import Servable
 from mlops_img.compression.layers import count_macs
 from mlops_img.compression.quantize import calibration_rows
-from mlops_img.manifest import ModelInfo, Program, Sample
-from mlops_img.pictures import shrink
-from mlops_img.run_folder import hardware
-from mlops_img.storage import read_json
-from mlops_img.training.evaluation import read_pixels
-from mlops_img.training.finished import FinishedRun
+from mlops_img.core.files import read_json
+from mlops_img.evaluation.evaluator import read_pixels
+from mlops_img.evaluation.trained import FinishedRun
+from mlops_img.reporting.pictures import shrink
+from mlops_img.runs.folder import hardware
 
 
 def keep_programs(folder: Path, chosen: Built, fallback: Built) -> list[Program]:

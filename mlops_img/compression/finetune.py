@@ -7,10 +7,10 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from mlops_img.compression.config import PruneConfig
+from mlops_img.config.export import PruneConfig
 from mlops_img.data.loader import skip_or_raise
-from mlops_img.training.checkpoint import TrainState
-from mlops_img.training.finished import FinishedRun
+from mlops_img.evaluation.trained import FinishedRun
+from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import fit
 from mlops_img.training.setup import set_up, training_batches
 from mlops_img.training.throughput import Speed

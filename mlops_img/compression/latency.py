@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlops_img.bundle import read_bundle
+from mlops_img.bundle.folder import read_bundle
+from mlops_img.bundle.programs import CannotRunError, load_program
 from mlops_img.compression.capture import example_images
-from mlops_img.compression.config import BenchmarkConfig
 from mlops_img.compression.measure import timed
-from mlops_img.data.transforms import Preprocessing
-from mlops_img.figures import latency_figure, png_bytes
-from mlops_img.programs import CannotRunError, load_program
-from mlops_img.run_folder import hardware
-from mlops_img.storage import write_atomically, write_json
-from mlops_img.training.precision import choose_device
+from mlops_img.config.export import BenchmarkConfig
+from mlops_img.core.files import write_atomically, write_json
+from mlops_img.core.precision import choose_device
+from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.reporting.figures import latency_figure, png_bytes
+from mlops_img.runs.folder import hardware
 
 HEAD = ("program", "batch", "p50 ms", "p99 ms", "images/s", "calls")
 

@@ -11,14 +11,14 @@ import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 
+from mlops_img.bundle.manifest import Quality
+from mlops_img.bundle.programs import Runner
 from mlops_img.compression.capture import example_images
-from mlops_img.confidence import top1_interval
+from mlops_img.core.memory import freed_memory_kept
 from mlops_img.data.loader import Batch
-from mlops_img.data.transforms import Preprocessing
-from mlops_img.manifest import Quality
-from mlops_img.memory import freed_memory_kept
-from mlops_img.programs import Runner
-from mlops_img.training.metrics import Predictions, evaluation
+from mlops_img.evaluation.confidence import top1_interval
+from mlops_img.evaluation.metrics import Predictions, evaluation
+from mlops_img.preprocessing.transforms import Preprocessing
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

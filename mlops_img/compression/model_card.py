@@ -7,12 +7,12 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mlops_img.confidence import with_interval
-from mlops_img.data.split_origin import noted_splits
-from mlops_img.manifest import Candidate, Manifest, Quality
-from mlops_img.storage import write_text
+from mlops_img.bundle.manifest import Candidate, Manifest, Quality
+from mlops_img.core.files import write_text
+from mlops_img.data.sources.split_origin import noted_splits
+from mlops_img.evaluation.confidence import with_interval
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 HEAD = ("", "top-1 (95 % interval)", "drop (95 % interval)", "cosine", "MB", "ms, 1 image", "images/s, 16", "")
 
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from mlops_img.compression.capture import Servable
 from mlops_img.compression.layers import count_macs
-from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
-from mlops_img.weights import classifier_names
+from mlops_img.models.weights import classifier_names
+from mlops_img.preprocessing.transforms import Preprocessing
 
 TRIES = 12  # of the share of channels, halving the interval each time
 CLOSE = 0.01  # to the wanted share of the multiply-accumulates

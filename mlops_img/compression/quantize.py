@@ -21,7 +21,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 )
 
 from mlops_img.compression.capture import capture
-from mlops_img.seeding import Purpose, derive
+from mlops_img.core.seeding import Purpose, derive
 
 WIDE_SUMS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
 SEVEN_BITS = (-64, 63)

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mlops_img.bundle import new_bundle, write_manifest
+from mlops_img.bundle.folder import new_bundle, write_manifest
+from mlops_img.bundle.manifest import FORMAT, Manifest, Precision, PreprocessingInfo, Pruning, Quality
 from mlops_img.compression.candidates import Built, Subject, fastest, try_out
 from mlops_img.compression.capture import Servable
-from mlops_img.compression.config import ExportConfig
 from mlops_img.compression.contents import keep_programs, model_info, of_test, provenance, write_samples
 from mlops_img.compression.finetune import fine_tune
 from mlops_img.compression.layers import count_macs
@@ -22,15 +22,15 @@ from mlops_img.compression.model_card import candidates_table, write_model_card
 from mlops_img.compression.onnx import check_onnx, write_onnx
 from mlops_img.compression.prune import prune_channels
 from mlops_img.compression.quantize import calibration_rows
-from mlops_img.confidence import with_interval
-from mlops_img.config import EvaluateTrainConfig
+from mlops_img.config.export import ExportConfig
+from mlops_img.config.train import EvaluateTrainConfig
 from mlops_img.data.loader import Batch, Plan, load_batches, ordered_plans, skip_or_raise
-from mlops_img.data.sources import ImageSet
+from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError, did_you_mean
-from mlops_img.manifest import FORMAT, Manifest, Precision, PreprocessingInfo, Pruning, Quality
+from mlops_img.evaluation.confidence import with_interval
+from mlops_img.evaluation.metrics import Predictions, fit_temperature
+from mlops_img.evaluation.trained import FinishedRun, open_run
 from mlops_img.monitoring.reference import image_statistics, write_reference
-from mlops_img.training.finished import FinishedRun, open_run
-from mlops_img.training.metrics import Predictions, fit_temperature
 
 BATCH = 32
 PRECISIONS: dict[str, Precision] = {

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 
-from mlops_img.config import AugmentConfig
-from mlops_img.data.transforms import Preprocessing, resize
+from mlops_img.config.train import AugmentConfig
 from mlops_img.errors import UserError
+from mlops_img.preprocessing.transforms import Preprocessing, resize
 
 Crop = Callable[[NDArray[np.uint8]], Tensor]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_img.storage import write_atomically
+from mlops_img.core.files import write_atomically
 
 # One row per file. `size` to `ctime` identify the state of the file (bytes; nanoseconds). `head` is a digest of the
 # size and the first bytes, `whole` one of all bytes; zeros stand for "not read".

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mlops_img.data.content_cache import FILE, UNREAD, ContentCache
 from mlops_img.data.names import absolute
-from mlops_img.data.sources import ImageSet, read_file
+from mlops_img.data.sources.base import ImageSet, read_file
 
 # A file up to this size is read whole at once; reading this much takes a disk about as long as reading one byte.
 HEAD_BYTES = 16 * 1024

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mlops_img.data.decode import BadImageError, decode_rgb
+from mlops_img.core.seeding import Purpose, derive, seed_cpu
 from mlops_img.data.handover import hand_over
-from mlops_img.data.sources import ImageSet
-from mlops_img.data.transforms import stack
+from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError
-from mlops_img.seeding import Purpose, derive, seed_cpu
+from mlops_img.preprocessing.decode import BadImageError, decode_rgb
+from mlops_img.preprocessing.transforms import stack
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +235,7 @@ def skip_or_raise(
     if bad and not yielded:
         raise UserError(
             f"none of the {len(bad)} images can be decoded, e.g. not {next(iter(bad))}. "
-            "Look at your data: python -m mlops_img.data.audit"
+            "Look at your data: python -m mlops_img.audit"
         )
 
 
@@ -257,7 +257,7 @@ def _too_few(batch: Batch, images: ImageSet) -> UserError:
     planned = len(batch.bad) + len(batch.labels)
     return UserError(
         f"of {planned} images of a batch only {len(batch.labels)} can be decoded, "
-        f"e.g. not {images.paths[batch.bad[0][0]]}. Look at your data: python -m mlops_img.data.audit"
+        f"e.g. not {images.paths[batch.bad[0][0]]}. Look at your data: python -m mlops_img.audit"
     )
 
 

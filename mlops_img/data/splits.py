@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_img.data.config import DataConfig
+from mlops_img.config.data import DataConfig
 from mlops_img.data.duplicates import ContentIndex
 from mlops_img.data.names import names_below
-from mlops_img.data.sources import SPLITS, ImageSet, Table
-from mlops_img.data.split_origin import SplitOrigin
+from mlops_img.data.sources.base import SPLITS, ImageSet, Table
+from mlops_img.data.sources.split_origin import SplitOrigin
 from mlops_img.errors import UserError
 
 

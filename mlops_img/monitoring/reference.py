@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mlops_img.manifest import DriftReference
+from mlops_img.bundle.manifest import DriftReference
 
 STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "colour_balance")
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlops_img.serving.failures import Code, RequestError
+from mlops_img.serving.errors import Code, RequestError
 from mlops_img.serving.telemetry import INSIDE
 
 # The share of the timeout that the images inside may take together: the rest is for uneven images and machines.

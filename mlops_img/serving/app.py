@@ -18,9 +18,15 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from mlops_img import __version__
-from mlops_img.predictor import Prediction
+from mlops_img.bundle.predictor import Prediction
 from mlops_img.serving import telemetry
-from mlops_img.serving.answers import (
+from mlops_img.serving.engine import Answered, Engine
+from mlops_img.serving.errors import CODES, STATUS, Code, RequestError
+from mlops_img.serving.forms import FormRoute
+from mlops_img.serving.middleware import SAID, error_response
+from mlops_img.serving.openapi import describe_model, openapi
+from mlops_img.serving.routes import HEALTH, PAGE
+from mlops_img.serving.schemas import (
     BatchAnswer,
     BatchItem,
     ErrorAnswer,
@@ -30,13 +36,7 @@ from mlops_img.serving.answers import (
     Problem,
     Timing,
 )
-from mlops_img.serving.answers import Prediction as PredictionAnswer
-from mlops_img.serving.description import describe_model, openapi
-from mlops_img.serving.engine import Answered, Engine
-from mlops_img.serving.failures import CODES, STATUS, Code, RequestError
-from mlops_img.serving.guard import SAID, error_response
-from mlops_img.serving.routes import HEALTH, PAGE
-from mlops_img.serving.uploads import FormRoute
+from mlops_img.serving.schemas import Prediction as PredictionAnswer
 
 TopK = Annotated[int, Form(ge=1, le=1000, description="How many of the most probable classes to list.")]
 POSSIBLE_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in set(STATUS.values())}

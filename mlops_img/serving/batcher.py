@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mlops_img.data.transforms import stack
+from mlops_img.preprocessing.transforms import stack
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from mlops_img.predictor import Prediction, Predictor
+from mlops_img.bundle.predictor import Prediction, Predictor
 from mlops_img.serving import telemetry
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.batcher import Batcher
-from mlops_img.serving.intake import prepare_upload
 from mlops_img.serving.settings import Settings
+from mlops_img.serving.uploads import prepare_upload
 
 WARM_UP_RUNS = 3
 # A compiled program holds Python's lock while it runs; health checks and refusals are not to wait longer for it.

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Scope
 
-from mlops_img.serving.failures import Code, RequestError
+from mlops_img.serving.errors import Code, RequestError
 
 HEALTH = ("/livez", "/readyz", "/healthz")
 # The files of the page by their addresses.

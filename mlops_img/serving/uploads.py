@@ -1,98 +1,88 @@
-"""Reading multipart forms: what is wrong with one is answered by its reason."""
+"""From uploaded bytes to the pixels a program takes: what the header says, then the decoder that training used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+import io
+import logging
 
-from fastapi.routing import APIRoute
-from starlette.datastructures import FormData
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
-from mlops_img.serving.failures import Code, RequestError
+from mlops_img.bundle.predictor import Predictor
+from mlops_img.preprocessing.decode import JPEG_MAGIC, BadImageError, UnsupportedImageError
+from mlops_img.preprocessing.unsupported import unsupported_kind
+from mlops_img.serving.errors import Code, RequestError
 
-# Of files, and of other fields. starlette's own limits too; they are given so that the messages say the same.
-MAX_PARTS = 1000
-MAX_FIELD_BYTES = 2**20
-ENDED_EARLY = "The body ended early: the last boundary of the form is missing or incomplete."
-# What the parsers' messages contain, and what is answered. The first that fits counts.
-REASONS = (
-    ("Too many files", Code.TOO_LARGE, f"The form has too many parts: at most {MAX_PARTS:,} files."),
-    ("Too many fields", Code.TOO_LARGE, f"The form has too many parts: at most {MAX_PARTS:,} fields."),
-    ("Part exceeded", Code.TOO_LARGE, f"A field of the form is too large: at most {MAX_FIELD_BYTES:,} bytes."),
-    ("header size", Code.TOO_LARGE, "A header of a part, such as its file name, is too long: at most 4,000 bytes."),
-    ("header count", Code.TOO_LARGE, "A part has too many headers: at most 8."),
-    ("Boundary length", Code.BAD_REQUEST, "The boundary is too long: at most 256 characters."),
-    ("Missing boundary", Code.BAD_REQUEST, "The form cannot be read: send multipart/form-data with a boundary."),
-    ('"name" must be', Code.BAD_REQUEST, "A part of the form has no name in its Content-Disposition header."),
-    ("boundary", Code.BAD_REQUEST, "The form does not use the boundary that its Content-Type header names."),
-    ("header", Code.BAD_REQUEST, "The headers of a part of the form cannot be read."),
-)
-UNREADABLE = "The form cannot be read: send multipart/form-data with a boundary."
+# Others are refused unread: fewer decoders that strangers' bytes can reach. MPO, several JPEGs in one, counts as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# What their files begin with: one that no reader identifies is then damaged.
+SIGNATURES = (JPEG_MAGIC, b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+# How a scan of a JPEG begins. A progressive one goes over all pixels with every scan: encoders write about ten, and
+# 20 MB have room for hundreds of thousands, which would keep a decoder busy for an hour. libtiff has the same limit.
+START_OF_SCAN = b"\xff\xda\x00"
+MAX_SCANS = 100
+
+log = logging.getLogger(__name__)
 
 
-class FormRoute(APIRoute):
-    """A route that reads its form itself: FastAPI would answer everything that is wrong with it in the same words."""
+def prepare_upload(predictor: Predictor, data: bytes, max_pixels: int) -> Tensor:
+    """Decode one upload as evaluation does: uint8 (3, side, side).
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
-        answer = super().get_route_handler()
-        if self.body_field is None:
-            return answer
+    Args:
+        predictor: whose preprocessing it is.
+        data: of the file.
+        max_pixels: width x height that is accepted.
 
-        async def read_and_answer(request: Request) -> Response:
-            request = FormRequest(request.scope, request.receive)
-            await request.form()
-            return await answer(request)
-
-        return read_and_answer
-
-
-class FormRequest(Request):
-    """A request with a multipart form. Once read the form is kept, so FastAPI finds it."""
-
-    async def _get_form(self, **limits: Any) -> FormData:
-        if self._form is None:
-            try:
-                self._form = await _Parser(
-                    self.headers,
-                    self.stream(),
-                    max_files=MAX_PARTS,
-                    max_fields=MAX_PARTS,
-                    max_part_size=MAX_FIELD_BYTES,
-                ).parse()
-            except MultiPartException as error:
-                raise _reason(error) from None
-            except ClientDisconnect:
-                raise RequestError(Code.BAD_REQUEST, "The body ended early.") from None
-            # The sender names the character set, and Python's decoders have many ways to fail.
-            except (ValueError, LookupError, ArithmeticError, TypeError):
-                raise RequestError(Code.BAD_REQUEST, "The text of a part of the form cannot be decoded.") from None
-        return self._form
+    Raises:
+        RequestError: empty, no image of `FORMATS`, of a kind that is not supported, too many pixels or scans, or
+            damaged.
+    """
+    if not data:
+        raise RequestError(Code.BAD_IMAGE, "The file is empty.")
+    image = _opened(data, max_pixels)
+    try:
+        # JPEGs take libjpeg-turbo's fast path from their bytes; all else is decoded by the one decoder that the
+        # header was found to be for.
+        return predictor.prepare(data if data.startswith(JPEG_MAGIC) else image)
+    except UnsupportedImageError as error:
+        raise _unsupported(str(error)) from None
+    except (BadImageError, MemoryError) as error:
+        log.debug("refused an image: %s", error)
+        raise _damaged() from None
 
 
-class _Parser(MultiPartParser):
-    """starlette's parser, which takes a form without an end for a whole one, and its last file too."""
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        kind = unsupported_kind(data)
+        if kind is not None:
+            raise _unsupported(f"{kind}: not supported. Convert it to PNG or to an ordinary JPEG") from None
+        if data.startswith(SIGNATURES):
+            raise _damaged() from None
+        known = ", ".join(FORMATS)
+        raise RequestError(Code.NOT_AN_IMAGE, f"This is not an image of a known format ({known}).") from None
+    except Image.DecompressionBombError:
+        raise _too_many_pixels(max_pixels) from None
+    except Exception as error:  # Pillow's readers answer damage with many kinds of exceptions
+        log.debug("refused an image's header: %s", error)
+        raise _damaged() from None
+    if image.width * image.height > max_pixels:
+        raise _too_many_pixels(max_pixels)
+    if data.startswith(JPEG_MAGIC) and data.count(START_OF_SCAN) > MAX_SCANS:
+        raise RequestError(Code.BAD_IMAGE, f"The image has more than {MAX_SCANS} scans: save it anew.")
+    return image
 
-    ended = False
 
-    def on_end(self) -> None:
-        self.ended = True
-
-    async def parse(self) -> FormData:
-        form = await super().parse()
-        if not self.ended:
-            await form.close()
-            raise RequestError(Code.BAD_REQUEST, ENDED_EARLY)
-        return form
+def _damaged() -> RequestError:
+    return RequestError(Code.BAD_IMAGE, "The image is damaged or incomplete.")
 
 
-def _reason(error: MultiPartException) -> RequestError:
-    """Return the answer to a form that a parser refused; python-multipart's own message is the cause of starlette's."""
-    said = f"{error.message} {error.__cause__ or ''}"
-    for part, code, message in REASONS:
-        if part in said:
-            return RequestError(code, message)
-    return RequestError(Code.BAD_REQUEST, UNREADABLE)
+def _unsupported(reason: str) -> RequestError:
+    return RequestError(Code.UNSUPPORTED, f"{reason[0].upper()}{reason[1:].rstrip('.')}.")
+
+
+def _too_many_pixels(max_pixels: int) -> RequestError:
+    return RequestError(
+        Code.TOO_LARGE, f"The image has more than {max_pixels / 1e6:g} million pixels: send a smaller one."
+    )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from mlops_img.predictor import load
+from mlops_img.bundle.predictor import load
+from mlops_img.registry.locate import local_bundle
 from mlops_img.serving import libtiff, telemetry
 from mlops_img.serving.engine import Engine
-from mlops_img.serving.locate import local_bundle
 from mlops_img.serving.settings import read_tokens
 from mlops_img.serving.state import State
 

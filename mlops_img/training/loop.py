@@ -13,15 +13,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mlops_img.core.memory import freed_memory_kept
+from mlops_img.core.precision import Precision
+from mlops_img.core.seeding import seed_step
 from mlops_img.data.augment import BatchAugment
 from mlops_img.data.loader import Batch
-from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import StoppedOnRequest
-from mlops_img.memory import freed_memory_kept
-from mlops_img.seeding import seed_step
-from mlops_img.training.checkpoint import TrainState
+from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.optim import set_learning_rate
-from mlops_img.training.precision import Precision
 from mlops_img.training.schedule import Schedule
 from mlops_img.training.throughput import Speed
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlops_img.class_names import find_class
-from mlops_img.config import LossConfig, OptimConfig
+from mlops_img.config.class_names import find_class
+from mlops_img.config.train import LossConfig, OptimConfig
 from mlops_img.errors import UserError, did_you_mean
-from mlops_img.weights import classifier_names
+from mlops_img.models.weights import classifier_names
 
 # PyTorch's own optimisers that update all weights in one kernel when asked to.
 FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from mlops_img.core.files import write_text
 from mlops_img.data.loader import Batch
-from mlops_img.storage import write_text
 
 SKIP_STEPS = 2  # the first ones allocate memory and choose kernels
 WARMUP_STEPS = 1

@@ -12,22 +12,22 @@ from typing import Any
 
 import torch
 
-from mlops_img.confidence import with_interval
-from mlops_img.config import Config
+from mlops_img.config.train import Config
+from mlops_img.core.files import OVERRIDES_FILE, point_link, write_json
 from mlops_img.data.loader import skip_or_raise
 from mlops_img.errors import UserError
-from mlops_img.report import write_report
-from mlops_img.resume import as_plain, check_unchanged
-from mlops_img.run_folder import Origin, RunFolder, dvc_md5
-from mlops_img.storage import OVERRIDES_FILE, point_link, write_json
-from mlops_img.tracking import Tracker, start_tracker
-from mlops_img.training.checkpoint import Checkpoints, newest_valid, step_checkpoints
-from mlops_img.training.evaluation import evaluate_splits, load_trained, read_pixels, warn_of_few_images
+from mlops_img.evaluation.confidence import with_interval
+from mlops_img.evaluation.evaluator import evaluate_splits, load_trained, read_pixels, warn_of_few_images
+from mlops_img.reporting.report import write_report
+from mlops_img.runs.checkpoint import Checkpoints, newest_valid, step_checkpoints
+from mlops_img.runs.folder import Origin, RunFolder, dvc_md5
+from mlops_img.runs.resume import as_plain, check_unchanged
+from mlops_img.runs.tracking import Tracker, start_tracker
+from mlops_img.training.hooks import Session, out_of_patience
 from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
 from mlops_img.training.profiling import profiled
 from mlops_img.training.samples import show_training_samples
-from mlops_img.training.session import Session, out_of_patience
 from mlops_img.training.setup import Setup, set_up, training_batches
 
 NAMED_IMAGES = 3

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 
-from mlops_img.config import ScheduleConfig
+from mlops_img.config.train import ScheduleConfig
 from mlops_img.errors import UserError
 
 # From the optimiser step, counted from 0, to the share of the highest learning rate.

@@ -12,20 +12,20 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mlops_img.config import Config
+from mlops_img.config.data import DataConfig
+from mlops_img.config.train import Config
+from mlops_img.core.precision import choose_device, choose_precision, set_tf32, to_device
+from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import BatchAugment, ImageAugment
-from mlops_img.data.checks import Dataset, load_dataset
-from mlops_img.data.config import DataConfig
+from mlops_img.data.dataset import Dataset, load_dataset
 from mlops_img.data.loader import Batch, ShuffledPlans, default_workers, load_batches
-from mlops_img.data.transforms import Preprocessing
 from mlops_img.errors import UserError
-from mlops_img.models import build_model, normalization
-from mlops_img.seeding import Purpose, seed_cpu
-from mlops_img.training.checkpoint import TrainState
-from mlops_img.training.evaluation import Evaluator
+from mlops_img.evaluation.evaluator import Evaluator
+from mlops_img.models.build import build_model, normalization
+from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import Intervals, Recipe
 from mlops_img.training.optim import make_loss, make_optimizer
-from mlops_img.training.precision import choose_device, choose_precision, set_tf32, to_device
 from mlops_img.training.schedule import make_schedule
 
 log = logging.getLogger(__name__)

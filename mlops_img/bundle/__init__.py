@@ -1,0 +1,1 @@
+"""A bundle: programs and manifest; needs neither data nor training."""

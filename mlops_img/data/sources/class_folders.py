@@ -1,0 +1,147 @@
+"""Class folders on disk: which splits they make, which classes, and which files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlops_img.data.sources.left_out import LeftOutFiles, Reason, clutter
+from mlops_img.data.sources.levels import hint_above, hint_below
+from mlops_img.data.sources.listing import (
+    SPLIT_FOLDERS,
+    count_loose_images,
+    is_image,
+    leave_out_folder,
+    split_of,
+    visible_folders,
+)
+from mlops_img.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """A class on disk.
+
+    Attributes:
+        path: its folder.
+        files: its image files at any depth, sorted.
+        subfolders: the names of the folders directly inside.
+    """
+
+    path: Path
+    files: list[str]
+    subfolders: list[str]
+
+
+def existing_folder(root: str) -> Path:
+    """Return the folder's path.
+
+    Raises:
+        UserError: it does not exist, is a file, or holds nothing.
+    """
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise UserError(f"data.root: folder {path} does not exist. Name the folder of your images with data.root=...")
+    if not path.is_dir():
+        raise UserError(f"data.root: {path} is a file. Name the folder that holds the images")
+    try:
+        empty = not any(path.iterdir())
+    except OSError as error:
+        raise UserError(f"data.root: folder {path} cannot be read: {error.strerror}") from None
+    if empty:
+        raise UserError(f"data.root: folder {path} is empty. Put one folder of images per class into it")
+    return path
+
+
+def split_folders(root: Path, left_out: LeftOutFiles) -> dict[str, Path]:
+    """Map each split that has a folder below `root` to it; without splits, "train" is `root` itself."""
+    inside = visible_folders(root)
+    found: dict[str, Path] = {}
+    for split in SPLIT_FOLDERS:
+        folders = [path for path in inside if split_of(path.name) == split]
+        if len(folders) > 1:
+            raise UserError(f"{folders[0]} and {folders[1]} both name the {split} split. Merge them")
+        if folders:
+            found[split] = folders[0]
+    others = [path for path in inside if path not in found.values()]
+    # A folder "train" without folders inside may be a class as well: pictures of trains.
+    if "train" in found and visible_folders(found["train"]):
+        visible_folders(root, left_out)
+        for path in others:
+            left_out.add(Reason.BESIDE_SPLITS, f"{path.name}/", str(path))
+        count_loose_images(root, left_out)
+        return found
+    return {"train": root} if others or not found else found
+
+
+def class_folders(folder: Path, left_out: LeftOutFiles, hint: str = "") -> list[ClassFolder]:
+    """Return the classes (each a subfolder) with their image files, at any depth; count what is left out.
+
+    `hint` continues the error that there are no class folders.
+
+    Raises:
+        UserError: there are no class folders, one has no images, or one cannot be read.
+    """
+    inside = visible_folders(folder, left_out)
+    loose = count_loose_images(folder, left_out)
+    if not inside:
+        beside = f" ({loose:,} images lie directly in it)" if loose else ""
+        hint = hint or hint_above(folder, loose)
+        raise UserError(
+            f"{folder} has no class folders{beside}. Put the images of each class into a folder of its own{hint}"
+        )
+    classes = [_class_folder(path, left_out) for path in inside]
+    empty = next((one for one in classes if not one.files), None)
+    if empty:
+        count = sum(len(files) for _, _, files in os.walk(empty.path))
+        found = f"of its {count} files none is an image by its name" if count else "it is empty"
+        hint = hint_below(folder) if sum(bool(one.files) for one in classes) == 1 else ""
+        raise UserError(
+            f"class {empty.path.name!r} has no images: {empty.path}, {found}. Add some or take the folder away{hint}"
+        )
+    return classes
+
+
+def _class_folder(folder: Path, left_out: LeftOutFiles) -> ClassFolder:
+    """List a class: its image files at any depth, without hidden ones and those of other software."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"folder {error.filename} cannot be read: {error.strerror}")
+
+    files: list[str] = []
+    subfolders: list[str] | None = None
+    visited = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = _own_folders(place, folders, visited, left_out)
+        if subfolders is None:
+            subfolders = list(folders)
+        for name in names:
+            reason = clutter(name)
+            path = os.path.join(place, name)
+            if reason is not None:
+                left_out.add(reason, "._*" if name.startswith("._") else name, path)
+            elif is_image(name):
+                files.append(path)
+            elif os.path.islink(path) and not os.path.exists(path):
+                left_out.add(Reason.BROKEN_LINK, name, path)
+            else:
+                left_out.add(Reason.EXTENSION, os.path.splitext(name)[1] or name, path)
+    return ClassFolder(folder, sorted(files), subfolders or [])
+
+
+def _own_folders(place: str, names: list[str], visited: set[str], left_out: LeftOutFiles) -> list[str]:
+    """Return the folders to look into, sorted: none of other software's, and none twice."""
+    kept = []
+    for name in sorted(names):
+        path = os.path.join(place, name)
+        reason = clutter(name)
+        if reason is not None:
+            leave_out_folder(path, reason, left_out)
+            continue
+        # Links are followed, but none twice: they may run in a circle.
+        real = os.path.realpath(path)
+        if real not in visited:
+            kept.append(name)
+        visited.add(real)
+    return kept

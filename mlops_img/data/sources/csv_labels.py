@@ -1,0 +1,137 @@
+"""The labels of a table: cleaned, read from one-hot columns, and put in order as classes."""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+
+from mlops_img.data.sources.csv_reader import CsvRows
+from mlops_img.errors import UserError
+
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
+WHOLE_AS_FLOAT = re.compile(r"[-+]?[0-9]+\.0+")
+NAMED_LABELS = 3
+
+log = logging.getLogger(__name__)
+
+
+def clean_labels(labels: Sequence[str], rows: CsvRows) -> list[str]:
+    """Return the labels without blanks around them; what is changed or looks like a mistake is logged.
+
+    Where all are numbers, and some are written as 1 and others as 1.0, all are written as 1: a column of
+    integers with gaps becomes a column of floats in many programs.
+
+    Args:
+        labels: as the table has them; empty ones stay empty.
+        rows: the table, for errors and the log.
+
+    Raises:
+        UserError: a label holds a line break.
+    """
+    stripped = [label.strip() for label in labels]
+    for line, label in zip(rows.lines, stripped, strict=True):
+        if "\n" in label or "\r" in label:
+            reason = f"there is a line break in the label {label!r:.40}"
+            raise UserError(f"{rows.path}, line {line}: {reason}. Check its double quotes")
+    padded = Counter(label for label in labels if label.strip() and label != label.strip())
+    if padded:
+        log.warning("%s: blanks around labels are ignored: %s", rows.path, _counts(padded))
+    whole = _whole_numbers(stripped, rows.path)
+    _warn_of_similar(Counter(filter(None, whole)), rows.path)
+    return whole
+
+
+def _whole_numbers(labels: list[str], path: Path) -> list[str]:
+    counts = Counter(filter(None, labels))
+    floats = Counter({label: count for label, count in counts.items() if WHOLE_AS_FLOAT.fullmatch(label)})
+    if not floats or len(floats) == len(counts) or not all(map(NUMBER.fullmatch, counts)):
+        return labels
+    log.warning("%s: labels are taken as whole numbers, 1.0 as 1: %s", path, _counts(floats))
+    return [label.split(".")[0] if label in floats else label for label in labels]
+
+
+def sorted_classes(labels: Iterable[str]) -> list[str]:
+    """Return the distinct labels in order: as numbers where all are numbers, else as text."""
+    names = set(labels)
+    if all(map(NUMBER.fullmatch, names)):
+        return sorted(names, key=lambda name: (Decimal(name), name))
+    return sorted(names)
+
+
+def one_hot_labels(rows: CsvRows, names: Sequence[str]) -> list[str]:
+    """Return the name of the column that has the 1 in each row; empty where none has.
+
+    Raises:
+        UserError: a column is missing or holds something else than 0 and 1, or a row has several ones.
+    """
+    columns = [rows.column(name, "label_columns") for name in names]
+    flags = np.array([_flags(column) for column in columns], np.int8)  # (columns, rows)
+    if (flags < 0).any():
+        row, column = np.argwhere(flags.T < 0)[0].tolist()
+        raise UserError(
+            f"{rows.path}, line {rows.lines[row]}: column {names[column]!r} holds {columns[column][row]!r}. "
+            "The columns of data.label_columns take 0 and 1"
+        )
+    several = np.flatnonzero(flags.sum(axis=0, dtype=np.int64) > 1).tolist()
+    if several:
+        marked = " and ".join(names[column] for column in np.flatnonzero(flags[:, several[0]]).tolist())
+        raise UserError(
+            f"{rows.path}, line {rows.lines[several[0]]}: there is a 1 for {marked} ({len(several)} such "
+            f"row{'s' * (len(several) != 1)}). Keep one label per image: several are not supported"
+        )
+    column_of = np.where(flags.any(axis=0), flags.argmax(axis=0), -1).tolist()
+    return [names[column] if column >= 0 else "" for column in column_of]
+
+
+def one_hot_hint(rows: CsvRows, others: Sequence[str | None]) -> str:
+    """Suggest data.label_columns if every column but these holds 0 and 1 alone; else return an empty string."""
+    names = [name for name in rows.columns if name not in others]
+    numbers = [number for number, name in enumerate(rows.columns) if name not in others]
+    if len(names) < 2 or any(min(_flags([row[number] for row in rows.cells])) < 0 for number in numbers):
+        return ""
+    listed = ",".join(names[:NAMED_LABELS] + ["..."] * (len(names) > NAMED_LABELS))
+    return f" Its other columns hold 0 and 1: with one column per class, set data.label_columns=[{listed}]; else set"
+
+
+def _flags(cells: list[str]) -> list[int]:
+    """Return 1 or 0 for each cell, and -1 for what is neither."""
+    known = {cell: _flag(cell.strip().lower()) for cell in set(cells)}
+    return [known[cell] for cell in cells]
+
+
+def _flag(text: str) -> int:
+    if text in ("", "false"):
+        return 0
+    if text == "true":
+        return 1
+    return int(Decimal(text)) if NUMBER.fullmatch(text) and Decimal(text) in (0, 1) else -1
+
+
+def _warn_of_similar(counts: Counter[str], path: Path) -> None:
+    """Log the labels that differ in nothing but letter case, inner blanks or the encoding of accents."""
+    groups: dict[str, Counter[str]] = {}
+    for label, count in counts.items():
+        key = " ".join(unicodedata.normalize("NFC", label).casefold().split())
+        groups.setdefault(key, Counter())[label] = count
+    similar = [group for group in groups.values() if len(group) > 1]
+    if similar:
+        more = f" (and {len(similar) - 1} more such groups)" if len(similar) > 1 else ""
+        log.warning(
+            "%s: these labels differ in letter case or blanks alone and are different classes: %s%s. "
+            "If they are meant to be one class, make them equal",
+            path,
+            _counts(similar[0]),
+            more,
+        )
+
+
+def _counts(counts: Counter[str]) -> str:
+    named = ", ".join(f"{label!r} ({count})" for label, count in counts.most_common(NAMED_LABELS))
+    return named + (f" and {len(counts) - NAMED_LABELS} more" if len(counts) > NAMED_LABELS else "")

@@ -1,0 +1,134 @@
+"""Evaluating a checkpoint on a split: the same code after training and for the evaluate command."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from mlops_img.config.train import ModelConfig
+from mlops_img.core.files import write_json
+from mlops_img.core.memory import freed_memory_kept
+from mlops_img.core.precision import Precision, to_device
+from mlops_img.data.dataset import Dataset
+from mlops_img.data.loader import load_batches, ordered_plans, skip_or_raise
+from mlops_img.data.sources.base import ImageSet
+from mlops_img.evaluation.confidence import small_split_warning
+from mlops_img.evaluation.metrics import Predictions, evaluation, fit_temperature, predict
+from mlops_img.models.build import build_model
+from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.runs.checkpoint import read_checkpoint
+from mlops_img.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Predicts whole image sets with one preprocessing, each image exactly once."""
+
+    preprocessing: Preprocessing
+    precision: Precision
+    batch_size: int
+    workers: int
+    skip_bad: bool
+
+    @freed_memory_kept()
+    def predict(self, model: nn.Module, images: ImageSet) -> tuple[Predictions, dict[str, str]]:
+        """Return the predictions, and the images that were left out: path to reason.
+
+        Raises:
+            UserError: an image cannot be decoded and `skip_bad` is False.
+        """
+        skipped: dict[str, str] = {}
+        batches = load_batches(
+            images,
+            self.preprocessing.crop,
+            ordered_plans(len(images), self.batch_size),
+            decode=self.preprocessing.decode,
+            workers=self.workers,
+            device=self.precision.device,
+        )
+        checked = skip_or_raise(batches, images, skipped if self.skip_bad else None, least=0)
+        return predict(model, checked, self.preprocessing, self.precision), skipped
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run's best checkpoint holds, ready to predict."""
+
+    model: nn.Module
+    classes: list[str]
+    preprocessing: Preprocessing
+    # Of the data that it was trained on.
+    fingerprint: str
+
+
+def load_trained(path: Path, precision: Precision) -> Trained:
+    """Load a checkpoint's weights into its model, on the device, in evaluation mode.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    content = read_checkpoint(path)
+    preprocessing = Preprocessing.from_dict(content["preprocessing"])
+    settings = content["config"]
+    model = build_model(
+        ModelConfig(**settings["model"]), len(content["classes"]), preprocessing.image_size, load_weights=False
+    )
+    model.load_state_dict(content["model"])
+    model = to_device(model, precision.device, channels_last=settings["train"]["channels_last"])
+    return Trained(model.eval(), content["classes"], preprocessing, content["fingerprint"])
+
+
+def evaluate_splits(
+    folder: RunFolder | None, trained: Trained, evaluator: Evaluator, dataset: Dataset, names: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Evaluate on these splits, with the temperature that fits validation, and write evaluation/<split>.json.
+
+    Args:
+        folder: of the run, which gets the files; None writes none.
+        trained: the model.
+        evaluator: how to predict.
+        dataset: the splits' images.
+        names: of the splits.
+
+    Returns:
+        By split what was written; see `mlops_img.evaluation.metrics.evaluation`.
+    """
+    validation = evaluator.predict(trained.model, dataset.val)
+    temperature = fit_temperature(validation[0])
+    results = {}
+    for name in names:
+        images = dataset.split(name)
+        predictions, skipped = validation if name == "val" else evaluator.predict(trained.model, images)
+        if skipped:
+            log.warning("%s: %d of %d images left out of the evaluation", name, len(skipped), len(images))
+        results[name] = {
+            "split": name,
+            "origin": dataset.origins[name].as_dict(),
+            "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
+            **evaluation(predictions, trained.classes, list(images.paths), temperature),
+        }
+        if folder is not None:
+            (folder.path / "evaluation").mkdir(exist_ok=True)
+            write_json(folder.path / "evaluation" / f"{name}.json", results[name])
+    return results
+
+
+def read_pixels(images: ImageSet, row: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the image as the model's preprocessing decodes it, uint8 (height, width, 3), to show it to people."""
+    return preprocessing.decode(images.read(images.paths[row]))
+
+
+def warn_of_few_images(result: dict[str, Any]) -> None:
+    """Log a warning where a split's top-1 rests on few images; `result` is as `evaluate_splits` returns it."""
+    warning = small_split_warning(result["split"], result["n"], result["top1_interval"])
+    if warning:
+        log.warning("%s", warning)

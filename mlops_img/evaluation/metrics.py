@@ -1,0 +1,246 @@
+"""How good the predictions are: accuracy, per-class measures, calibration, and the worst mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlops_img.core.precision import Precision
+from mlops_img.data.loader import Batch
+from mlops_img.errors import UserError
+from mlops_img.evaluation.confidence import top1_interval
+from mlops_img.evaluation.confusion import count_confusion, store_confusion
+from mlops_img.preprocessing.transforms import Preprocessing
+
+CALIBRATION_BINS = 15
+WORST_MISTAKES = 24
+# Logits are worked on in parts of this many values: few enough for a processor's cache, and the logits of many
+# classes and images are not copied as a whole.
+PART_VALUES = 2**18
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of a whole set of images, on the CPU.
+
+    Attributes:
+        logits: float32 (n, classes).
+        labels: int64 (n,).
+        rows: int64 (n,), the images' places in their ImageSet.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    rows: Tensor
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The predicted classes, int64 (n,).
+
+        The class is that of the largest logit: probabilities are rounded, and may be equal where logits are not.
+        """
+        return self.logits.argmax(1)
+
+    def probabilities(self, temperature: float = 1.0) -> Tensor:
+        """Return float32 (n, classes)."""
+        return (self.logits / temperature).softmax(1)
+
+    def probability_of(self, chosen: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the probability of one class of each image, float32 (n,).
+
+        Args:
+            chosen: the classes, int64 (n,).
+            temperature: by which logits are divided.
+        """
+        return torch.cat(
+            [
+                (logits / temperature).softmax(1).gather(1, classes.unsqueeze(1)).squeeze(1)
+                for logits, classes in self._parts(chosen)
+            ]
+        )
+
+    def cross_entropy(self, temperature: float = 1.0) -> float:
+        """Return the mean cross-entropy in nats, computed in float64."""
+        parts = self._parts(self.labels)
+        total = sum(
+            functional.cross_entropy(logits.double() / temperature, labels, reduction="sum").item()
+            for logits, labels in parts
+        )
+        return total / len(self.labels)
+
+    def _parts(self, others: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """Split the logits and another tensor, (n, ...), into parts of some images."""
+        rows = max(1, PART_VALUES // self.logits.shape[1])
+        return zip(self.logits.split(rows), others.split(rows), strict=True)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Iterable[Batch], preprocessing: Preprocessing, precision: Precision
+) -> Predictions:
+    """Run the model in evaluation mode over the batches, each image once; leaves it in the mode it was in.
+
+    Raises:
+        UserError: the logits are not finite, so nothing that follows from them would mean anything.
+    """
+    was_training = model.training
+    model.eval()
+    logits, labels, rows = [], [], []
+    for batch in batches:
+        moved = batch.to(precision.device)
+        with precision.autocast():
+            logits.append(model(preprocessing.normalize(moved.images)).float())
+        labels.append(batch.labels)
+        rows.append(batch.rows)
+    model.train(was_training)
+    predictions = Predictions(torch.cat(logits).cpu(), torch.cat(labels), torch.cat(rows))
+    broken = int((~predictions.logits.isfinite()).any(1).sum())
+    if broken:
+        raise UserError(
+            f"the model's logits for {broken} of {len(predictions.labels)} images are not finite: its weights have "
+            "diverged. Lower optim.lr or train.grad_clip, or use train.precision=fp32"
+        )
+    return predictions
+
+
+def summarize(predictions: Predictions) -> dict[str, float]:
+    """Return the numbers that follow each epoch: loss (cross-entropy in nats), top1, top5, f1_macro."""
+    logits, labels = predictions.logits, predictions.labels
+    # By argmax, as everywhere here: among equal logits topk may put another one first.
+    right = predictions.predicted == labels
+    among_five = (logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)).any(1) | right
+    confusion = confusion_matrix(predictions)
+    return {
+        "loss": predictions.cross_entropy(),
+        "top1": right.double().mean().item(),
+        "top5": among_five.double().mean().item(),
+        "f1_macro": float(_mean_over_present(per_class(confusion)["f1"], confusion)),
+    }
+
+
+def confusion_matrix(predictions: Predictions) -> csr_array:
+    """Return a sparse int64 (classes, classes): rows are labels, columns predictions."""
+    return count_confusion(predictions.labels, predictions.predicted, predictions.logits.shape[1])
+
+
+def per_class(confusion: csr_array) -> dict[str, NDArray[np.float64]]:
+    """Return precision, recall and f1 of each class, float64 (classes,); 0 where nothing was predicted."""
+    hits = confusion.diagonal().astype(np.float64)
+    predicted, support = confusion.sum(0), confusion.sum(1)
+    return {
+        "precision": hits / predicted.clip(1),
+        "recall": hits / support.clip(1),
+        "f1": 2 * hits / (predicted + support).clip(1),
+    }
+
+
+def evaluation(predictions: Predictions, classes: list[str], paths: list[str], temperature: float) -> dict[str, Any]:
+    """Return everything that the report shows, as plain values for JSON.
+
+    Args:
+        predictions: the model's logits.
+        classes: the names of the classes.
+        paths: the name of each image of the set that `predictions.rows` index.
+        temperature: by which logits are divided for calibrated probabilities (`fit_temperature`).
+    """
+    confusion = confusion_matrix(predictions)
+    scores = per_class(confusion)
+    reliability = _reliability(predictions, 1.0)
+    calibrated = _reliability(predictions, temperature)
+    figures = summarize(predictions)
+    interval = top1_interval(figures["top1"], len(predictions.labels))
+    return {
+        "n": len(predictions.labels),
+        **figures,
+        "top1_interval": None if interval is None else list(interval),
+        **{f"{name}_macro": float(_mean_over_present(scores[name], confusion)) for name in ("precision", "recall")},
+        "ece": _expected_error(reliability),
+        "temperature": temperature,
+        "ece_calibrated": _expected_error(calibrated),
+        "classes": classes,
+        "per_class": [
+            {"name": name, "support": support, "precision": precision, "recall": recall, "f1": f1}
+            for name, support, precision, recall, f1 in zip(
+                classes,
+                confusion.sum(1).tolist(),
+                *(scores[measure].tolist() for measure in ("precision", "recall", "f1")),
+                strict=True,
+            )
+        ],
+        "confusion": store_confusion(confusion),
+        "reliability": reliability,
+        "reliability_calibrated": calibrated,
+        "mistakes": _mistakes(predictions, classes, paths, temperature),
+    }
+
+
+def fit_temperature(predictions: Predictions) -> float:
+    """Return the temperature that minimises the cross-entropy (arXiv:1706.04599), between 0.05 and 20."""
+
+    def loss(log_temperature: float) -> float:
+        return predictions.cross_entropy(float(np.exp(log_temperature)))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def _mean_over_present(values: NDArray[np.float64], confusion: csr_array) -> np.float64:
+    """Average over the classes that occur, as label or prediction (scikit-learn's convention)."""
+    present = (confusion.sum(0) + confusion.sum(1)) > 0
+    return np.float64(values[present].mean())
+
+
+def _reliability(predictions: Predictions, temperature: float) -> list[dict[str, float | int | None]]:
+    """Bin by confidence: how sure the model was, and how often it was right."""
+    confidence = predictions.probability_of(predictions.predicted, temperature)
+    right = (predictions.predicted == predictions.labels).double()
+    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    rows: list[dict[str, float | int | None]] = []
+    for number in range(CALIBRATION_BINS):
+        inside = bins == number
+        count = int(inside.sum())
+        rows.append(
+            {
+                "confidence": confidence[inside].double().mean().item() if count else None,
+                "accuracy": right[inside].mean().item() if count else None,
+                "count": count,
+            }
+        )
+    return rows
+
+
+def _expected_error(reliability: list[dict[str, Any]]) -> float:
+    """Return the expected calibration error: the mean gap between confidence and accuracy."""
+    filled = [row for row in reliability if row["count"]]
+    gaps = sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in filled)
+    return float(gaps / sum(row["count"] for row in filled))
+
+
+def _mistakes(
+    predictions: Predictions, classes: list[str], paths: list[str], temperature: float
+) -> list[dict[str, Any]]:
+    predicted = predictions.predicted
+    confidence = predictions.probability_of(predicted, temperature)
+    label_probability = predictions.probability_of(predictions.labels, temperature)
+    wrong = torch.nonzero(predicted != predictions.labels).squeeze(1)
+    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:WORST_MISTAKES]
+    return [
+        {
+            "index": int(predictions.rows[place]),
+            "path": paths[int(predictions.rows[place])],
+            "label": classes[int(predictions.labels[place])],
+            "predicted": classes[int(predicted[place])],
+            "confidence": confidence[place].item(),
+            "label_probability": label_probability[place].item(),
+        }
+        for place in worst.tolist()
+    ]

@@ -1,0 +1,127 @@
+"""Going on with a run: which one, with which settings, and what must not have changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlops_img.config.command_line import given_values, is_multirun, quoted, split_arguments
+from mlops_img.config.train import Config
+from mlops_img.core.files import OVERRIDES_FILE
+from mlops_img.errors import UserError
+
+# What the weights, the optimiser's state and the order of the images depend on.
+MUST_NOT_CHANGE = (
+    "model",
+    "data.source",
+    "data.image_size",
+    "data.limit",
+    "seed",
+    "train.batch_size",
+    "train.accumulate",
+    "optim.name",
+    "optim.layer_decay",
+    "optim.lr_scales",
+    "optimized_metric",
+)
+MAY_CHANGE_SILENTLY = ("resume", "runs_dir", "data.root", "data.workers", "tracking")
+
+
+def resume_arguments(arguments: list[str]) -> list[str]:
+    """Rewrite `resume=...` on a command line so that Hydra goes back to that run's folder and settings.
+
+    What started the run is repeated before what is given now, so `resume=auto` alone is enough.
+
+    Args:
+        arguments: as `prepare_arguments` returns them.
+
+    Returns:
+        The arguments for Hydra; as they were where nothing is resumed.
+
+    Raises:
+        UserError: the folder to resume is no run.
+    """
+    options, overrides = split_arguments(arguments)
+    given = given_values(overrides)
+    wanted = given.get("resume")
+    if wanted is None or is_multirun(options, overrides):
+        return arguments
+    folder = Path(str(given.get("runs_dir", "runs"))) / "latest" if wanted == "auto" else Path(str(wanted))
+    if "hydra.run.dir" in given:
+        place = Path(str(given["hydra.run.dir"]))
+        if wanted != "auto" and place.resolve() != folder.resolve():
+            raise UserError(
+                f"resume={wanted} and hydra.run.dir={place} name two runs. Say resume=auto, or leave one out"
+            )
+        folder = place
+    folder = folder.resolve()
+    origin = folder / OVERRIDES_FILE
+    if not origin.is_file():
+        if wanted == "auto":
+            return arguments  # it was stopped before it began
+        raise UserError(f"resume={wanted}: there is no such run. Name a run folder, or say resume=auto")
+    before = yaml.safe_load(origin.read_text(encoding="utf-8"))
+    again = {_key(override) for override in overrides}
+    kept = [override for override in before["overrides"] if _key(override) not in again]
+    # In this order: Hydra takes options only before the first override, and the last override wins.
+    here = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(str(folder))}"]
+    return [*before["options"], *options, *kept, *overrides, *here]
+
+
+def check_unchanged(config: dict[str, Any], fingerprint: str, checkpoint: dict[str, Any]) -> list[str]:
+    """Compare a checkpoint with the run that wants to go on from it.
+
+    Args:
+        config: the configuration of now, as plain values.
+        fingerprint: of the data of now.
+        checkpoint: as `read_checkpoint` returns it.
+
+    Returns:
+        What changed and may, as "key: before -> now".
+
+    Raises:
+        UserError: the model, the data or something else changed that must not; says what.
+    """
+    before, now = _flat(checkpoint["config"]), _flat(config)
+    changed = {
+        key: f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    }
+    fatal = [text for key, text in changed.items() if _under(key, MUST_NOT_CHANGE)]
+    if fingerprint != checkpoint["fingerprint"]:
+        fatal.append(
+            f"data: other images, labels or classes (fingerprint {checkpoint['fingerprint'][:8]} -> {fingerprint[:8]})"
+        )
+    if fatal:
+        raise UserError(
+            f"this run cannot be resumed, something changed: {'; '.join(fatal)}. "
+            "Change it back, or start a new run without resume"
+        )
+    return [text for key, text in changed.items() if not _under(key, MAY_CHANGE_SILENTLY)]
+
+
+def as_plain(config: Config) -> dict[str, Any]:
+    """Return the configuration as dicts, lists and plain values."""
+    return dataclasses.asdict(config)
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _under(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
