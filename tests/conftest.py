@@ -1,18 +1,17 @@
-"""What the tests share: small real images on disk, and commands run as from a shell."""
+"""Fixtures that all tests share: small images on disk, and commands run as from a shell."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
-from tests.shared_bundle import once, train_and_export
+from tests.helpers.commands import TINY, Outcome
+from tests.helpers.shapes import write_shapes
+from tests.helpers.shared_bundle import once, train_and_export
 
 # Nothing here may reach a network, and a key in the environment must not send test runs anywhere.
 os.environ["WANDB_MODE"] = "offline"
@@ -21,36 +20,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Before anything of BentoML is imported: the metrics of its worker processes lie there.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="metrics-")
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-
-SHAPES = ("circle", "square", "stripes")
-
-
-def draw_shape(kind: str, seed: int, side: int = 40) -> Image.Image:
-    """Draw a shape of random place, size and colours: a picture that a small net can learn to name."""
-    random = np.random.default_rng([seed, SHAPES.index(kind)])
-    paper, ink = (tuple(int(value) for value in random.integers(low, low + 100, 3)) for low in (0, 150))
-    image = Image.new("RGB", (side, side + side // 5), paper)
-    draw = ImageDraw.Draw(image)
-    left, top, size = (int(value) for value in random.integers(side // 8, side // 3, 3))
-    box = (left, top, left + size + side // 3, top + size + side // 3)
-    if kind == "circle":
-        draw.ellipse(box, fill=ink)
-    elif kind == "square":
-        draw.rectangle(box, fill=ink)
-    else:
-        for offset in range(0, side, 6):
-            draw.line((offset, 0, offset, side * 2), fill=ink, width=2)
-    return image
-
-
-def write_shapes(root: Path, per_class: int, seed: int = 0, suffix: str = ".jpg") -> Path:
-    """Write `per_class` images of each shape as class folders."""
-    for kind in SHAPES:
-        folder = root / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in range(per_class):
-            draw_shape(kind, seed * 10_000 + number).save(folder / f"{number:03}{suffix}", quality=90)
-    return root
 
 
 @pytest.fixture(autouse=True)
@@ -89,15 +58,6 @@ def shapes(tmp_path: Path) -> Path:
     return write_shapes(tmp_path / "photos", per_class=10)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -128,19 +88,6 @@ def command(
     for handler in list(logging.getLogger().handlers):
         if isinstance(handler, logging.FileHandler | logging.StreamHandler) and not hasattr(handler, "reset"):
             logging.getLogger().removeHandler(handler)
-
-
-TINY = (
-    "data=folder",
-    "data.image_size=32",
-    "data.crop_pct=1.0",
-    "model=timm",
-    "model.name=test_resnet",
-    "train.batch_size=8",
-    "train.epochs=2",
-    "augment=none",
-    "tracking=none",
-)
 
 
 @pytest.fixture

@@ -1,0 +1,182 @@
+"""The client, with a real service and with sockets that have none behind them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import mlops_img
+from mlops_img.client import Client, ServiceError, UnreachableError
+from mlops_img.serving.errors import Code
+from tests.helpers.service_process import Service, free_port, serving, until
+
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("client")
+
+TOKEN = "one-of-two-tokens"
+
+
+@pytest.fixture(scope="module")
+def service(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    with serving(trained / "bundles" / "latest", folder, tokens=f"another-token,{TOKEN}", max_images=4) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url, token=TOKEN) as asking:
+        yield asking
+
+
+@pytest.fixture
+def photos(trained: Path) -> list[Path]:
+    return [next((trained / "photos" / kind).iterdir()) for kind in ("circle", "square", "stripes")]
+
+
+def test_path_bytes_and_open_file_get_the_answer_of_the_library(
+    client: Client, portable: Path, photos: list[Path]
+) -> None:
+    (expected,) = mlops_img.load(portable).predict([photos[0]], top_k=2)
+    with photos[0].open("rb") as file:
+        answers = [
+            client.predict(image, top_k=2) for image in (photos[0], str(photos[0]), photos[0].read_bytes(), file)
+        ]
+    for answer in answers:
+        assert (answer.label, answer.index) == (expected.label, expected.index)
+        assert answer.probability == pytest.approx(expected.probability, abs=1e-6)
+        assert [each.label for each in answer.top_k] == [each.label for each in expected.top_k]
+        assert (answer.model.name, answer.model.version) == ("test_resnet", "1")
+        assert answer.timing.total_ms > 0
+
+
+def test_batch_keeps_the_order_and_one_bad_image_spoils_only_its_own_result(
+    client: Client, photos: list[Path], tmp_path: Path
+) -> None:
+    foreign = tmp_path / "größe.jpg"
+    foreign.write_bytes(photos[1].read_bytes())
+    results = client.predict_batch([photos[0], b"no image", foreign, io.BytesIO(photos[2].read_bytes())]).results
+    assert [result.filename for result in results] == [photos[0].name, "image", "größe.jpg", "image"]
+    assert [result.prediction and result.prediction.label for result in results] == [
+        "circle",
+        None,
+        "square",
+        "stripes",
+    ]
+    assert results[1].error is not None
+    assert results[1].error.code is Code.NOT_AN_IMAGE
+
+
+def test_service_is_ready_and_says_which_model_it_is(client: Client) -> None:
+    assert client.ready()
+    model = client.model()
+    assert (model.name, model.precision, model.classes) == (
+        "test_resnet",
+        "int8-static",
+        ["circle", "square", "stripes"],
+    )
+    assert model.limits.max_images == 4
+
+
+def test_many_threads_share_a_client(client: Client, photos: list[Path]) -> None:
+    asked = photos * 8
+    with ThreadPoolExecutor(8) as pool:
+        labels = [answer.label for answer in pool.map(client.predict, asked)]
+    assert labels == [path.parent.name for path in asked]
+
+
+@pytest.mark.parametrize(
+    ("ask", "code", "status"),
+    [
+        (lambda client, photo: client.predict(photo.read_bytes()[:200]), Code.BAD_IMAGE, 400),
+        (lambda client, photo: client.predict(b"no image"), Code.NOT_AN_IMAGE, 415),
+        (lambda client, photo: client.predict(photo, top_k=0), Code.INVALID_PARAMETER, 422),
+        (lambda client, photo: client.predict_batch([photo] * 5), Code.TOO_LARGE, 413),
+    ],
+)
+def test_a_mistake_is_told_at_once_with_its_request_id(
+    service: Service, photos: list[Path], ask: Callable[[Client, Path], object], code: Code, status: int
+) -> None:
+    def sleep(seconds: float) -> None:
+        raise AssertionError("a mistake stays one")
+
+    with Client(service.url, token=TOKEN, sleep=sleep) as asking, pytest.raises(ServiceError) as raised:
+        ask(asking, photos[0])
+    assert (raised.value.code, raised.value.status) == (code, status)
+    assert raised.value.request_id is not None
+    request_id = raised.value.request_id
+    until(lambda: request_id in service.log.read_text())  # its line follows the answer
+    assert raised.value.message in str(raised.value)
+
+
+@pytest.mark.parametrize("token", [None, "a-wrong-one"])
+def test_without_a_right_token_the_service_refuses(service: Service, photos: list[Path], token: str | None) -> None:
+    with Client(service.url, token=token) as stranger:
+        assert stranger.ready(), "health is nobody's secret"
+        with pytest.raises(ServiceError, match="Send one of the service's tokens") as raised:
+            stranger.predict(photos[0])
+    assert (raised.value.status, raised.value.code) == (401, Code.UNAUTHORIZED)
+
+
+def test_line_end_of_a_token_file_does_not_matter(service: Service) -> None:
+    assert Client(service.url, token=f"{TOKEN}\n").model().name == "test_resnet"
+
+
+def test_a_refused_connection_is_one_clear_error() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    waits: list[float] = []
+    with Client(url, retries=2, sleep=waits.append) as client:
+        assert not client.ready()
+        with pytest.raises(UnreachableError, match=f"no answer from {url}: .*refused. Is the service running there"):
+            client.predict(b"x")
+    assert len(waits) == 2
+
+
+class Trickle(BaseHTTPRequestHandler):
+    """Sends a byte now and then, and never ends."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_an_answer_that_trickles_in_ends_with_the_timeout() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    start = time.monotonic()
+    with (
+        Client(f"http://127.0.0.1:{server.server_port}", timeout=0.3, retries=0) as client,
+        pytest.raises(UnreachableError, match="took too long"),
+    ):
+        client.model()
+    assert time.monotonic() - start < 5
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_client_needs_nothing_heavy() -> None:
+    code = (
+        "import sys, mlops_img.client\n"
+        "heavy = {'torch', 'numpy', 'bentoml', 'PIL', 'fastapi', 'starlette'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

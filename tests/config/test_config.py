@@ -1,0 +1,92 @@
+"""What a command line composes to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from mlops_img.cli import conf_folder
+from mlops_img.config.rules import CHOICES, LEAST, PROBABILITIES, validate
+from mlops_img.config.train import Config, register_schemas
+from mlops_img.errors import UserError
+from mlops_img.runs.folder import Origin, RunFolder, load_config
+from tests.helpers.paths import CONF
+
+
+@pytest.fixture(autouse=True)
+def hydra() -> Iterator[None]:
+    register_schemas()
+    OmegaConf.register_new_resolver("run_name", lambda: "now", replace=True)
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose("train", overrides=list(overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "crop"),
+    [
+        (["data=mnist5k"], "none"),
+        (["data=cifar10"], "pad"),
+        (["data=folder", "data.root=x"], "random_resized"),
+        (["data=cifar10", "augment=none"], "none"),
+        (["experiment=cifar10", "data=folder", "data.root=x"], "pad"),
+        (["experiment=cifar10", "debug=overfit"], "none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_augmentation_suits_the_data_unless_another_is_asked_for(overrides: list[str], crop: str) -> None:
+    assert composed(*overrides).augment.crop == crop
+
+
+@pytest.mark.parametrize("group", ["model", "data", "optim", "schedule", "augment", "loss", "tracking", "debug"])
+def test_every_option_of_every_group_composes_and_is_valid(group: str) -> None:
+    options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    assert options
+    given = {
+        "model": ["model.name=resnet18"],
+        "optim": ["optim.name=adam"],
+        "data": ["data.root=x"],
+    }
+    for option in options:
+        overrides = [f"{group}={option}", *given.get(group, [])]
+        if (group, option) == ("model", "custom"):
+            overrides.append("model._target_=a.b")
+        if (group, option) == ("data", "torchvision"):
+            overrides.append("data.dataset=CIFAR10")
+        if (group, option) == ("data", "custom"):
+            overrides.append("data._target_=a.b")
+        config: Any = OmegaConf.to_object(composed(*overrides))
+        validate(config)
+
+
+def test_checked_keys_exist() -> None:
+    config: Any = OmegaConf.to_object(composed())
+    for key in (*CHOICES, *LEAST, *PROBABILITIES):
+        value = config
+        for name in key.split("."):
+            value = getattr(value, name)
+
+
+def test_config_of_a_run_reads_back_as_it_was(tmp_path: Path) -> None:
+    config: Any = OmegaConf.to_object(composed("data=csv", "data.root=x", "model.kwargs={depth: 3}", "optim.lr=1e-2"))
+    folder = RunFolder(tmp_path)
+    folder.write_config(config, Origin([], ["optim.lr=1e-2"]))
+    again = load_config(folder.config)
+    assert again == config
+    assert isinstance(again, Config)
+    assert dataclasses.asdict(again)["data"]["table"] == "labels.csv"
+
+
+def test_config_that_is_none_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    with pytest.raises(UserError, match="is no configuration of a run"):
+        load_config(tmp_path / "config.yaml")

@@ -1,0 +1,348 @@
+"""Evaluating a finished run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mlops_img.config.data import FolderConfig
+from mlops_img.data.dataset import load_dataset
+from tests.helpers.commands import TINY, Outcome
+from tests.helpers.shapes import draw_shape, write_shapes
+from tests.helpers.shared_bundle import once, python
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/ and run/, which was trained on them; not to be changed."""
+
+    def make(root: Path) -> None:
+        photos = write_shapes(root / "photos", per_class=20)
+        python("-m", "mlops_img.train", *TINY, f"data.root={photos}", f"hydra.run.dir={root}/run", f"runs_dir={root}")
+
+    return once(tmp_path_factory, "evaluated", make)
+
+
+@pytest.fixture
+def shared_shapes(trained_once: Path) -> Path:
+    """What the run was trained on."""
+    return trained_once / "photos"
+
+
+@pytest.fixture
+def run(trained_once: Path, tmp_path: Path) -> Path:
+    """A run to evaluate, the test's own to damage."""
+    shutil.copytree(trained_once / "run", tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "latest").symlink_to("a")
+    return tmp_path / "runs" / "a"
+
+
+@pytest.fixture
+def mine(run: Path, shared_shapes: Path, tmp_path: Path) -> Path:
+    """The images that the run was trained on, the test's own to change."""
+    shutil.copytree(shared_shapes, tmp_path / "mine")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(f"root: {shared_shapes}\n", "root: mine\n"))
+    return tmp_path / "mine"
+
+
+def test_evaluation_after_training_equals_evaluation_of_the_run(command: Command, run: Path) -> None:
+    after_training = (run / "evaluation" / "test.json").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "evaluation" / "test.json").unlink()
+    outcome = command(
+        "mlops_img.evaluate", "run=runs/a", "split=test", "train.eval_batch_size=5", "train.precision=fp32"
+    )
+    assert outcome.code == 0, outcome.err
+    again = json.loads((run / "evaluation" / "test.json").read_text())
+    assert again["confusion"] == json.loads(after_training)["confusion"]
+    outcome = command("mlops_img.evaluate", "run=runs/latest")
+    assert (run / "evaluation" / "test.json").read_text() == after_training
+    assert f"{summary['test.top1']:.4f}" in outcome.out
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_other_splits(command: Command, run: Path, split: str) -> None:
+    outcome = command("mlops_img.evaluate", "run=runs/a", f"split={split}")
+    assert outcome.code == 0, outcome.err
+    result = json.loads((run / "evaluation" / f"{split}.json").read_text())
+    assert result["n"] == {"train": 48, "val": 6}[split]
+    assert f"{split}.top1" in outcome.out
+
+
+def test_moved_data(command: Command, run: Path, shared_shapes: Path, tmp_path: Path) -> None:
+    before = (run / "evaluation" / "test.json").read_text()
+    shutil.copytree(shared_shapes, tmp_path / "moved")
+    assert command("mlops_img.evaluate", "run=runs/a", "data.root=moved").code == 0
+    after = (run / "evaluation" / "test.json").read_text()
+    assert after.replace("moved", str(shared_shapes)) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run=runs/none"], "run=runs/none: there is no run"),
+        (["run=runs/a", "split=tset"], "split=tset: it can be train, val, test. Did you mean 'test'?"),
+        (["run=runs/a", "data.root=/nowhere"], "folder /nowhere does not exist"),
+        (["run=runs/a", "train.precision=bf61"], "train.precision=bf61: it can be auto, fp32, bf16, fp16."),
+        (["run=runs/a", "train.eval_batch_size=0"], "train.eval_batch_size=0: it must be more than 0"),
+        (["run=runs/a", "data.workers=-1"], "data.workers=-1: it must be at least 0"),
+        (["run=runs/a", "splt=test"], "splt: there is no such key. Did you mean 'split'?"),
+        (["run=runs/a", "data=folder"], "data.root is not set. Set it with data.root=..."),
+        (["run=runs/a", "data=floder", "data.root=x"], "data=floder: there is no such option"),
+        (["run=runs/a", "data=csv", "data.rot=x"], "data.rot: there is no such key. Did you mean 'root'?"),
+        (["run=runs/a", "data.table=x.csv"], "data.table: there is no such key"),
+        (["run=runs/a", "data=folder", "data.root=x", "data.image_size=64"], "data.image_size: evaluation prepares"),
+        (["run=runs/a", "data=folder", "data.root=x", "data.on_bad_image=no"], "data.on_bad_image=no: it can be"),
+    ],
+)
+def test_mistakes_are_one_line(command: Command, run: Path, arguments: list[str], said: str) -> None:
+    outcome = command("mlops_img.evaluate", *arguments)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+def test_data_with_other_classes(command: Command, run: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "other", 10)
+    (tmp_path / "other" / "circle").rename(tmp_path / "other" / "disc")
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=other")
+    assert outcome.code == 2
+    assert f"data.root=other has other classes than {run} was trained on: 'disc'. " in outcome.err
+    assert "The run knows 'circle', 'square', 'stripes'." in outcome.err
+
+
+def test_data_that_changed_in_place_are_warned_of_and_the_result_of_the_training_is_kept(
+    command: Command, run: Path, mine: Path
+) -> None:
+    before = (run / "evaluation" / "test.json").read_bytes()
+    for number in range(10):
+        draw_shape("circle", 99 + number).save(mine / "circle" / f"new{number}.jpg")
+    outcome = command("mlops_img.evaluate", "run=runs/a")
+    assert outcome.code == 0, outcome.err
+    assert "mine has changed since the training" in outcome.out
+    assert (run / "evaluation" / "test.json").read_bytes() == before
+    (other,) = (run / "evaluation").glob("changed-*/test.json")
+    assert f"result: {other}" in outcome.out
+    assert json.loads(other.read_text())["n"] == 7
+
+
+def test_other_figures_than_those_of_the_training_go_beside_them(
+    command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert command("mlops_img.evaluate", "run=runs/a").code == 0
+    assert (run / "evaluation" / "test.json").read_bytes() == before[run / "evaluation" / "test.json"]
+    # As another precision would: every figure a little different.
+    monkeypatch.setattr("mlops_img.evaluation.evaluator.fit_temperature", lambda predictions: 1.25)
+    outcome = command("mlops_img.evaluate", "run=runs/a", "train.precision=fp32", "train.device=cpu")
+    assert outcome.code == 0, outcome.err
+    assert "the result of the training, is kept: this one differs" in outcome.out
+    place = run / "evaluation" / "cpu-float32"
+    assert json.loads((place / "test.json").read_text())["temperature"] == 1.25
+    assert (place / "report" / "index.html").is_file()
+    assert {path: path.read_bytes() for path in before if path.parent.name != "report"} == {
+        path: data for path, data in before.items() if path.parent.name != "report"
+    }
+
+
+# A data set that stands alone.
+
+
+def holdout_result(run: Path, outcome: Outcome) -> dict[str, Any]:
+    assert outcome.code == 0, outcome.err
+    (path,) = (Path(line.removeprefix("result: ")) for line in outcome.out.splitlines() if line.startswith("result: "))
+    assert path.parent.parent == run / "evaluation"
+    assert (path.parent / "report" / "index.html").is_file()
+    return dict(json.loads(path.read_text()))
+
+
+def own_files(run: Path) -> dict[Path, bytes]:
+    folders = ("evaluation", "report", ".")
+    return {path: path.read_bytes() for name in folders for path in (run / name).iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_class_folders_are_evaluated_whole_beside_the_own_result(
+    command: Command, run: Path, tmp_path: Path, split: str
+) -> None:
+    write_shapes(tmp_path / "holdout", 7, seed=5)
+    before = own_files(run)
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=holdout", f"split={split}")
+    result = holdout_result(run, outcome)
+    assert result["n"] == 21
+    assert [one["support"] for one in result["per_class"]] == [7, 7, 7]
+    assert result["temperature"] == json.loads((run / "summary.json").read_text())["temperature"]
+    assert result["data"]["root"] == "holdout"
+    assert result["data"]["identical_to_training"] == 0
+    assert own_files(run) == before
+    report = next((run / "evaluation").glob("holdout-*")) / "report" / "index.html"
+    assert "evaluated on holdout, a data set of its own: 21 images" in " ".join(report.read_text().split())
+
+
+def test_other_images_of_the_same_names_and_sizes_are_not_taken_as_the_runs_own(
+    command: Command, run: Path, mine: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(mine, tmp_path / "holdout")
+    for path in (tmp_path / "holdout").rglob("*.jpg"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    for path in mine.rglob("*.jpg"):
+        path.write_bytes(path.read_bytes() + b"\1")
+    # Both sets now have the fingerprint of the other.
+    checkpoint = run / "checkpoints" / "best.pt"
+    config = FolderConfig(root=str(mine), image_size=32, crop_pct=1.0)
+    sizes = load_dataset(config).fingerprint
+    assert sizes == load_dataset(FolderConfig(root=str(tmp_path / "holdout"), image_size=32, crop_pct=1.0)).fingerprint
+    content = torch.load(checkpoint, weights_only=False) | {"fingerprint": sizes}
+    torch.save(content, checkpoint)
+    result = holdout_result(run, command("mlops_img.evaluate", "run=runs/a", "data.root=holdout"))
+    assert result["n"] == 60
+
+
+def test_a_set_with_only_a_test_folder(command: Command, run: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "only" / "test", 4, seed=5)
+    assert holdout_result(run, command("mlops_img.evaluate", "run=runs/a", "data.root=only"))["n"] == 12
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=only", "split=val")
+    assert outcome.code == 2
+    assert "split=val: only has no val split, but test. Choose one with split=..." in outcome.err
+
+
+def test_the_split_asked_for_of_a_set_with_splits(command: Command, run: Path, tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        write_shapes(tmp_path / "given" / split, 2 + number, seed=5 + number)
+    for number, split in enumerate(("train", "val", "test")):
+        outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=given", f"split={split}")
+        assert holdout_result(run, outcome)["n"] == 3 * (2 + number)
+
+
+def test_a_table_of_a_run_on_folders(command: Command, run: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "holdout" / "images", 3, seed=5)
+    files = sorted((tmp_path / "holdout" / "images").rglob("*.jpg"))
+    lines = [f"{path.relative_to(tmp_path / 'holdout')},{path.parent.name}" for path in files]
+    (tmp_path / "holdout" / "mine.csv").write_text("\n".join(["file,label", *lines]))
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data=csv", "data.root=holdout", "data.table=mine.csv")
+    result = holdout_result(run, outcome)
+    assert result["n"] == 9
+    assert result["data"]["source"] == "csv"
+
+
+def test_a_table_of_test_images_only_of_a_run_on_a_table(
+    command: Command, train: Command, shared_shapes: Path, tmp_path: Path
+) -> None:
+    for name, root, split in (("own", shared_shapes, ""), ("new", write_shapes(tmp_path / "n", 3, seed=5), "test")):
+        (tmp_path / name).mkdir()
+        lines = [
+            f"{path},{path.parent.name},{split or ('test' if number % 5 == 0 else 'train')}"
+            for number, path in enumerate(sorted(root.rglob("*.jpg")))
+        ]
+        (tmp_path / name / "labels.csv").write_text("\n".join(["file,label,split", *lines]))
+    code = train("hydra.run.dir=runs/a", "data=csv", f"data.root={tmp_path / 'own'}", "+data.split_column=split").code
+    assert code == 0
+    assert holdout_result(tmp_path / "runs" / "a", command("mlops_img.evaluate", "data.root=new"))["n"] == 9
+
+
+def test_fewer_classes_than_the_run_and_only_one(command: Command, run: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        path = tmp_path / "holdout" / "stripes" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_shape("stripes", 500 + number).save(path)
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=holdout")
+    assert "holdout: no images of 2 of the run's classes: 'circle', 'square'" in outcome.out
+    assert [one["support"] for one in holdout_result(run, outcome)["per_class"]] == [0, 0, 4]
+
+
+def test_a_holdout_one_level_further_down_is_named(command: Command, run: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "download" / "archive", 2, seed=5)
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=download")
+    assert outcome.code == 2
+    assert outcome.err.strip().endswith("set data.root=download/archive")
+
+
+def test_a_holdout_of_another_class_name_names_the_nearest(command: Command, run: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "holdout", 2, seed=5)
+    (tmp_path / "holdout" / "stripes").rename(tmp_path / "holdout" / "Stripes")
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=holdout")
+    assert outcome.code == 2
+    assert "was trained on: 'Stripes'. " in outcome.err
+    assert "Did you mean 'stripes'?" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_copies_of_training_images_are_counted(
+    command: Command, run: Path, shared_shapes: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shared_shapes, tmp_path / "more")
+    draw_shape("circle", 99).save(tmp_path / "more" / "circle" / "new.jpg")
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=more")
+    result = holdout_result(run, outcome)
+    assert result["n"] == 61
+    assert result["data"]["identical_to_training"] == 48
+    assert "more: 48 of the 61 images are byte for byte images that the run was trained on" in outcome.out
+
+
+def test_temperature_is_fitted_again_where_the_run_did_not_note_it(command: Command, run: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "holdout", 2, seed=5)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text("{}")
+    result = holdout_result(run, command("mlops_img.evaluate", "run=runs/a", "data.root=holdout"))
+    assert result["temperature"] == pytest.approx(summary["temperature"])
+
+
+def test_without_a_temperature_and_without_the_data_the_probabilities_are_not_calibrated(
+    command: Command, run: Path, mine: Path, tmp_path: Path
+) -> None:
+    mine.rename(tmp_path / "elsewhere")
+    (run / "summary.json").unlink()
+    write_shapes(tmp_path / "holdout", 2, seed=5)
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=holdout")
+    result = holdout_result(run, outcome)
+    assert (result["temperature"], result["data"]["identical_to_training"]) == (1.0, None)
+    assert "the probabilities are not calibrated" in outcome.out
+    outcome = command("mlops_img.evaluate", "run=runs/a")
+    assert outcome.code == 2
+    assert f"folder mine does not exist (seen from {tmp_path}), and the images of {run} are read from" in outcome.err
+    outcome = command("mlops_img.export", "run=runs/a")
+    assert outcome.code == 2
+    assert "Name where they are now with data.root=..." in outcome.err
+
+
+def test_an_option_of_data_that_is_the_runs_own_data_is_evaluated_as_its_split(
+    command: Command, run: Path, shared_shapes: Path
+) -> None:
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data=folder", f"data.root={shared_shapes}")
+    assert outcome.code == 0, outcome.err
+    assert f"result: {run / 'evaluation' / 'test.json'}" in outcome.out
+    assert "test.n                 6" in outcome.out
+
+
+def test_damaged_image_can_be_left_out(command: Command, run: Path, shared_shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared_shapes, tmp_path / "more")
+    for path in (tmp_path / "more" / "circle").iterdir():
+        path.write_bytes(path.read_bytes()[:-200])
+    assert command("mlops_img.evaluate", "run=runs/a", "data.root=more").code == 2
+    outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=more", "data.on_bad_image=skip")
+    result = holdout_result(run, outcome)
+    assert len(result["skipped"]) == 20
+    assert result["n"] == 40
+
+
+def test_run_without_checkpoint(command: Command, run: Path) -> None:
+    (run / "checkpoints" / "best.pt").unlink()
+    outcome = command("mlops_img.evaluate", "run=runs/a")
+    assert outcome.code == 2
+    assert "best.pt does not exist" in outcome.err
+
+
+def test_damaged_checkpoint(command: Command, run: Path) -> None:
+    path = run / "checkpoints" / "best.pt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    outcome = command("mlops_img.evaluate", "run=runs/a")
+    assert outcome.code == 2
+    assert "is damaged" in outcome.err

@@ -1,0 +1,116 @@
+"""A real service: `bentoml serve` as a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.helpers.paths import ROOT
+
+READY_WITHIN = 300.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that runs.
+
+    Attributes:
+        url: of it.
+        process: the supervisor; its children are the workers.
+        log: the file of all it printed.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on.
+
+    It lies below those that the system gives to outgoing connections, of which the tests beside make many: one of
+    them would take it before the service does.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+
+
+@contextmanager
+def serving(bundle: Path, folder: Path, **settings: object) -> Iterator[Service]:
+    """Start a service on a bundle, wait until it is ready, and end it with the block.
+
+    Args:
+        bundle: to serve.
+        folder: for its log and metrics.
+        settings: as in MLOPS_IMG_..., in small letters; one worker with one thread unless told otherwise.
+    """
+    wanted = {"bundle": bundle, "workers": 1, "threads": 1, **settings}
+    environment = {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
+    home = {"BENTOML_HOME": str(folder / "bentoml")}
+    with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, **environment, **home) as service:
+        yield service
+
+
+@contextmanager
+def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) -> Iterator[Service]:
+    """Start `bentoml serve` on a service or an archive, wait until it is ready, and end it with the block."""
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    log = folder / f"service-{port}.log"
+    command = [sys.executable, "-m", "bentoml", "serve", str(what), "--port", str(port), "--host", "127.0.0.1"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=inherited | environment, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    service = Service(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait_until_ready(service)
+        yield service
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None:
+    """Wait until a condition holds, and fail if it does not."""
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, f"not within {within} s"
+        time.sleep(0.02)
+
+
+def _wait_until_ready(service: Service) -> None:
+    end = time.monotonic() + READY_WITHIN
+    while time.monotonic() < end and service.process.poll() is None:
+        try:
+            if httpx.get(f"{service.url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(service.log.read_text())

@@ -1,0 +1,25 @@
+"""What the tests of data sources share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlops_img.config.data import DataConfig
+from mlops_img.data.sources.base import ImageSet, Table, open_source
+from tests.helpers.shapes import draw_shape
+
+
+def table_of(config: DataConfig) -> Table:
+    return open_source(config).table()
+
+
+def names(images: ImageSet, root: Path) -> list[str]:
+    """Return the images' paths below `root`."""
+    return [str(Path(path).relative_to(root)) for path in images.paths]
+
+
+def save(path: Path, seed: int = 0, kind: str = "circle") -> Path:
+    """Draw a shape into a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_shape(kind, seed).save(path)
+    return path

@@ -1,0 +1,349 @@
+"""Models by name and by class: their options, frozen stages, small stems."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from mlops_img.config.train import ModelConfig, OptimConfig
+from mlops_img.errors import UserError
+from mlops_img.models.build import build_model, normalization
+from mlops_img.models.weights import classifier_names
+from mlops_img.training.optim import make_optimizer
+from tests.helpers.paths import ROOT
+
+CONF = ROOT / "conf" / "model"
+# The options that name a model; `timm` and `custom` leave the name to the user.
+NAMED = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in ("timm", "custom"))
+SIDE = 32
+
+
+def build(name: str, classes: int = 3, side: int = SIDE, **options: Any) -> nn.Module:
+    return build_model(ModelConfig(name=name, **options), classes, side)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def train_one_step(model: nn.Module, side: int = SIDE) -> None:
+    optimizer = make_optimizer(OptimConfig(lr=0.01), model)
+    model.train()
+    images = torch.randn(8, 3, side, side)
+    nn.functional.cross_entropy(model(images), torch.arange(8) % 3).backward()
+    optimizer.step()
+
+
+class TinyNet(nn.Module):
+    """What a user might bring: batch norm over vectors, no timm attributes."""
+
+    def __init__(self, num_classes: int, in_chans: int, width: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_chans, width, 3, stride=2)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.norm = nn.BatchNorm1d(width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.pool(self.stem(images))))
+        return logits
+
+
+class Headless(TinyNet):
+    """Forgot its classifier."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.stem(images)
+        return features
+
+
+# --- names and options -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", NAMED)
+def test_every_option_of_the_model_group_gives_logits(option: str) -> None:
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))
+    model = build_model(ModelConfig(**config), 3, 64)
+    assert model.training
+    with torch.no_grad():
+        assert model(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_the_required_models_are_options() -> None:
+    wanted = {"resnet18", "resnet50", "rexnet_100", "efficientnet_b0", "convnext_tiny", "mobilenetv4_conv_small"}
+    assert wanted | {"vit_tiny"} <= set(NAMED)
+
+
+def test_vit_is_built_for_the_image_size() -> None:
+    model = build("test_vit", side=48)
+    tokens = model.get_parameter("pos_embed").shape[1]
+    assert tokens == 1 + (48 // 16) ** 2
+
+
+def test_grey_images_take_one_channel() -> None:
+    model = build("test_resnet", in_chans=1)
+    assert model(torch.randn(2, 1, SIDE, SIDE)).shape == (2, 3)
+    with pytest.raises(UserError, match="in_chans=4"):
+        build("test_resnet", in_chans=4)
+
+
+def test_unknown_model_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no model 'resnet118'.*'resnet18'"):
+        build("resnet118")
+
+
+def test_unknown_tag_names_the_weights_there_are() -> None:
+    with pytest.raises(UserError, match=r"resnet18\.nonexistent_tag.*resnet18\.a1_in1k") as caught:
+        build("resnet18.nonexistent_tag")
+    assert "\n" not in str(caught.value)
+
+
+def test_keyword_arguments_reach_the_model() -> None:
+    model = build("test_resnet", kwargs={"act_layer": "silu"})
+    assert any(isinstance(module, nn.SiLU) for module in model.modules())
+
+
+def test_wrong_keyword_argument_is_named() -> None:
+    with pytest.raises(UserError, match=r"no_such_option.*model\.kwargs"):
+        build("test_resnet", kwargs={"no_such_option": 1})
+
+
+def test_image_size_that_the_model_cannot_take_fails_at_once() -> None:
+    with pytest.raises(UserError, match=r"data\.image_size=50: model test_maxvit cannot"):
+        build("test_maxvit", side=50)
+
+
+def test_stochastic_depth_drops_paths_in_training_only() -> None:
+    model = build("test_vit", drop_path_rate=0.9)
+    images = torch.randn(4, 3, SIDE, SIDE)
+    with torch.no_grad():
+        assert not torch.equal(model(images), model(images))
+        model.eval()
+        assert torch.equal(model(images), model(images))
+
+
+def test_dropout_rate_reaches_the_model() -> None:
+    model = build("test_resnet", drop_rate=0.5)
+    images = torch.randn(4, 3, SIDE, SIDE)
+    model.eval()
+    without = model(images)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+    model.get_submodule("fc").train()
+    model.training = True  # timm's ResNet applies its dropout by this flag
+    assert not torch.equal(model(images), without)
+
+
+@pytest.mark.parametrize("name", ["ghostnet_050", "lcnetv2_small"])
+def test_model_without_stochastic_depth_is_built_unless_it_is_asked_for(name: str) -> None:
+    assert build(name)(torch.randn(2, 3, SIDE, SIDE)).shape == (2, 3)
+    with pytest.raises(UserError, match="drop_path_rate"):
+        build(name, drop_path_rate=0.1)
+
+
+def test_option_of_the_users_that_an_architecture_has_not_is_never_left_out() -> None:
+    for option in ({"zero_init_last": False}, {"drop_path_rate": 0.0}):
+        with pytest.raises(UserError, match=next(iter(option))):
+            build("ghostnet_050", kwargs=option)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet"])
+def test_residual_branches_start_awake_if_asked_to_where_there_are_some(name: str) -> None:
+    asleep = [norm for norm in norms(build(name)) if not norm.any()]
+    assert bool(asleep) == (name in ("test_resnet", "test_byobnet"))
+    assert all(norm.any() for norm in norms(build(name, zero_init_residual=False)))
+
+
+def norms(model: nn.Module) -> list[Tensor]:
+    return [tensor for name, tensor in model.named_parameters() if name.endswith("weight") and tensor.ndim == 1]
+
+
+def test_normalization_is_that_of_the_weights() -> None:
+    assert normalization(build("test_vit"))[0] == (0.5, 0.5, 0.5)
+    assert normalization(TinyNet(3, 3))[0] == (0.485, 0.456, 0.406)
+
+
+# --- a class of one's own ----------------------------------------------------------------------------
+
+
+def test_own_class_is_called_with_classes_channels_and_kwargs() -> None:
+    config = ModelConfig(name="custom", _target_=f"{__name__}.TinyNet", in_chans=1, kwargs={"width": 6})
+    model = build_model(config, 5, SIDE)
+    assert isinstance(model, TinyNet)
+    assert model.stem.weight.shape == (6, 1, 3, 3)
+    assert model(torch.randn(2, 1, SIDE, SIDE)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"_target_": f"{__name__}.NoSuchNet"}, "NoSuchNet"),
+        ({"_target_": "no_such_package.Net"}, "no_such_package"),
+        ({"_target_": f"{__name__}.TinyNet", "kwargs": {"depth": 3}}, "depth"),
+        ({"_target_": f"{__name__}.TinyNet", "weights": "hub"}, "hub has no weights"),
+        ({"_target_": "torchvision.models.resnet18", "kwargs": {"no_such_option": 1}}, "no_such_option"),
+        (
+            {"_target_": "torchvision.models.resnet18", "in_chans": 1},
+            r"model\.in_chans=1: .*resnet18 takes no in_chans",
+        ),
+        ({"_target_": f"{__name__}.Headless"}, r"logits of shape \(1, 3\)"),
+    ],
+)
+def test_own_class_that_cannot_be_used_is_a_users_mistake(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build("custom", **options)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
+def test_torchvision_models_are_classes_of_ones_own(name: str) -> None:
+    model = build("custom", _target_=f"torchvision.models.{name}", side=64)
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+    assert classifier_names(model)[0] in ("fc", "classifier.1", "classifier.3")
+
+
+def forwarding(**options: Any) -> nn.Module:
+    """Hands on whatever it is called with."""
+    return TinyNet(**options)
+
+
+def colour_only(num_classes: int) -> nn.Module:
+    return TinyNet(num_classes, in_chans=3)
+
+
+def faulty(**options: Any) -> nn.Module:
+    raise TypeError("a fault in this function")
+
+
+def test_function_that_hands_its_options_on_gets_in_chans() -> None:
+    model = build("custom", _target_=f"{__name__}.forwarding", in_chans=1)
+    assert model.get_parameter("stem.weight").shape[1] == 1
+
+
+def test_class_without_in_chans_takes_colour_images_only() -> None:
+    assert build("custom", _target_=f"{__name__}.colour_only")(torch.randn(2, 3, SIDE, SIDE)).shape == (2, 3)
+    with pytest.raises(UserError, match=r"model\.in_chans=1: .*colour_only takes no in_chans"):
+        build("custom", _target_=f"{__name__}.colour_only", in_chans=1)
+
+
+def test_type_error_inside_an_own_class_keeps_its_traceback() -> None:
+    with pytest.raises(TypeError, match="a fault in this function"):
+        build("custom", _target_=f"{__name__}.faulty")
+
+
+# --- freezing ----------------------------------------------------------------------------------------
+
+# Layers of every kind: batch norm fused with its activation, layer scales, class tokens.
+KINDS = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frozen_backbone_trains_the_classifier_alone(name: str) -> None:
+    model = build(name, freeze="backbone")
+    head = tuple(f"{part}." for part in classifier_names(model))
+    before = snapshot(model)
+    train_one_step(model)
+    moved = changed(before, model.state_dict())
+    assert moved == {tensor for tensor in before if tensor.startswith(head)}
+
+
+def test_freezing_up_to_a_stage_keeps_all_before_it_and_trains_all_after() -> None:
+    # Branches that start at zero would pass no gradient on in the first step.
+    model = build("test_resnet", freeze="layer2", zero_init_residual=False)
+    before = snapshot(model)
+    train_one_step(model)
+    moved = changed(before, model.state_dict())
+    frozen = ("conv1.", "bn1.", "layer1.", "layer2.")
+    assert moved == {tensor for tensor in before if not tensor.startswith(frozen)}
+    assert any("layer1" in tensor and "running_mean" in tensor for tensor in before)
+
+
+def test_freezing_blocks_of_a_vit_freezes_what_is_added_to_the_patches_too() -> None:
+    model = build("test_vit", freeze="blocks.2")
+    before = snapshot(model)
+    train_one_step(model)
+    moved = changed(before, model.state_dict())
+    frozen = ("cls_token", "pos_embed", "patch_embed.", "norm_pre.", "blocks.0.", "blocks.1.", "blocks.2.")
+    assert moved == {tensor for tensor in before if not tensor.startswith(frozen)}
+
+
+def test_freezing_a_stage_by_half_its_name_freezes_nothing_else() -> None:
+    model = build("test_resnet", freeze="layer1")
+    assert not any(parameter.requires_grad for parameter in model.get_submodule("layer1").parameters())
+    assert all(parameter.requires_grad for parameter in model.get_submodule("layer2").parameters())
+
+
+def test_freezing_an_own_class_keeps_the_statistics_of_batch_norm_over_vectors() -> None:
+    model = build("custom", _target_=f"{__name__}.TinyNet", freeze="backbone")
+    before = snapshot(model)
+    train_one_step(model)
+    assert changed(before, model.state_dict()) == {"head.weight", "head.bias"}
+
+
+def test_frozen_statistics_stay_after_an_evaluation_and_in_a_copy() -> None:
+    model = build("test_resnet", freeze="layer4")
+    model.eval()
+    averaged = copy.deepcopy(model)  # as for a moving average of the weights
+    for one in (model, averaged):
+        before = snapshot(one)
+        one.train()
+        one(torch.randn(8, 3, SIDE, SIDE))
+        assert not changed(before, one.state_dict())
+    assert averaged.get_submodule("bn1").train() is averaged.get_submodule("bn1")
+
+
+def test_frozen_model_gives_and_takes_the_same_tensors_as_another() -> None:
+    frozen, free = build("test_efficientnet", freeze="backbone"), build("test_efficientnet")
+    free.load_state_dict(frozen.state_dict())
+    frozen.load_state_dict(free.state_dict())
+
+
+def test_unknown_stage_names_the_stages() -> None:
+    with pytest.raises(UserError, match=r"no module 'layer5'; its stages are conv1, .*layer4.*'layer"):
+        build("test_resnet", freeze="layer5")
+
+
+# --- stems -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "side"),
+    [
+        ("resnet18", None, 2),
+        ("resnet18", 4, 2),
+        ("resnet18", 2, 4),
+        ("resnet18", 1, 8),
+        ("test_resnet", 1, 8),
+        ("test_efficientnet", 2, 2),
+        ("test_efficientnet", 1, 4),
+    ],
+)
+def test_stem_stride_decides_the_size_of_the_feature_map(name: str, stride: int | None, side: int) -> None:
+    model = build(name, side=64, stem_stride=stride)
+    with torch.no_grad():
+        features: Any = model.forward_features
+        assert features(torch.zeros(1, 3, 64, 64)).shape[2:] == (side, side)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "message"),
+    [
+        ("test_vit", 2, "no convolution of stride 2"),
+        ("test_convnext", 2, "no convolution of stride 2"),
+        ("test_resnet", 3, "can be 4, 2, 1"),
+        ("test_efficientnet", 4, "can be 2, 1"),
+        ("test_resnet", 0, "can be 4, 2, 1"),
+    ],
+)
+def test_impossible_stem_stride_says_what_is_possible(name: str, stride: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(name, stem_stride=stride)

@@ -1,0 +1,282 @@
+"""A run that stops and goes on ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mlops_img.errors import EXIT_STOPPED
+from mlops_img.runs.checkpoint import read_checkpoint
+from mlops_img.training.hooks import Session
+from tests.helpers.commands import TINY, Outcome
+from tests.helpers.paths import ROOT
+from tests.helpers.shapes import SHAPES, write_shapes
+
+Train = Callable[..., Outcome]
+
+# 36 training images in batches of 8: 4 steps an epoch, 12 in all. Everything random is on.
+RANDOM = (
+    "train.epochs=3",
+    "augment=strong",
+    "model.drop_path_rate=0.2",
+    "model.drop_rate=0.2",
+    "train.ema_decay=0.9",
+    "data.val_fraction=0.2",
+    "data.test_fraction=0.2",
+    "train.checkpoint_every_steps=3",
+    "train.log_every_steps=1",
+)
+MEASURED_BY_THE_CLOCK = {"images_per_second", "data_wait_seconds", "memory_gb"}
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "stop_requested", lambda session: session.setup.state.step >= step)
+
+
+def content(run: Path) -> dict[str, Any]:
+    return torch.load(sorted((run / "checkpoints").glob("step-*.pt"))[-1], weights_only=True)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in MEASURED_BY_THE_CLOCK} for line in lines]
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            if key not in ("seconds", "config"):
+                assert_same(one[key], other[key], f"{place}.{key}")
+    else:
+        assert one == other, place
+
+
+@pytest.mark.parametrize(("step", "workers"), [(2, 0), (4, 1), (6, 2)])
+def test_resumed_run_equals_uninterrupted_run(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, workers: int
+) -> None:
+    assert train(*RANDOM, "hydra.run.dir=runs/whole").code == 0
+    with monkeypatch.context() as patch:
+        stop_after(step, patch)
+        assert train(*RANDOM, "hydra.run.dir=runs/cut").code == EXIT_STOPPED
+    outcome = train(*RANDOM, "hydra.run.dir=runs/cut", "resume=auto", f"data.workers={workers}")
+    assert outcome.code == 0, outcome.err
+    whole, cut = tmp_path / "runs/whole", tmp_path / "runs/cut"
+    assert_same(content(whole), content(cut))
+    assert metrics(whole) == metrics(cut)
+    one, other = (json.loads((run / "evaluation/test.json").read_text()) for run in (whole, cut))
+    assert one == other
+
+
+def test_resume_repeats_the_settings_that_started_the_run(
+    train: Train, command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        assert train("optim.lr=0.003").code == EXIT_STOPPED
+    assert command("mlops_img.train", "resume=auto").code == 0
+    [run] = [path for path in (tmp_path / "runs").iterdir() if not path.is_symlink()]
+    assert "lr: 0.003" in (run / "config.yaml").read_text()
+    assert json.loads((run / "summary.json").read_text())["steps"] == content(run)["step"] == 12
+
+
+def test_resume_falls_back_to_the_checkpoint_before_a_damaged_one(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(*RANDOM, "hydra.run.dir=runs/whole").code == 0
+    with monkeypatch.context() as patch:
+        stop_after(7, patch)
+        assert train(*RANDOM, "hydra.run.dir=runs/cut").code == EXIT_STOPPED
+    newest = sorted((tmp_path / "runs/cut/checkpoints").glob("step-*.pt"))[-1]
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    newest.write_bytes(damaged)
+    outcome = train(*RANDOM, "hydra.run.dir=runs/cut", "resume=auto")
+    assert outcome.code == 0
+    assert f"{newest.name} is damaged" in outcome.out
+    assert_same(content(tmp_path / "runs/whole"), content(tmp_path / "runs/cut"))
+    assert metrics(tmp_path / "runs/whole") == metrics(tmp_path / "runs/cut")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("model.name=test_resnet.r160_in1k", "model.name: test_resnet -> test_resnet.r160_in1k"),
+        ("model.drop_rate=0.5", "model.drop_rate: 0.0 -> 0.5"),
+        ("train.batch_size=4", "train.batch_size: 8 -> 4"),
+        ("seed=7", "seed: 0 -> 7"),
+        ("data.split_seed=3", "data: other images"),
+    ],
+)
+def test_resume_refuses_what_must_not_change(
+    train: Train, monkeypatch: pytest.MonkeyPatch, change: str, named: str
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert train("hydra.run.dir=runs/a").code == EXIT_STOPPED
+    outcome = train(change, "hydra.run.dir=runs/a", "resume=auto")
+    assert outcome.code == 2
+    assert named in outcome.err
+    assert train("hydra.run.dir=runs/a", "resume=auto").code == 0, "the refused attempt spoiled the run"
+
+
+def test_run_is_not_overwritten(train: Train, tmp_path: Path) -> None:
+    assert train("hydra.run.dir=runs/a").code == 0
+    before = metrics(tmp_path / "runs/a")
+    outcome = train("hydra.run.dir=runs/a", "optim.lr=0.1")
+    assert outcome.code == 2
+    assert "runs/a holds a run already. Go on with resume=auto" in outcome.err
+    assert metrics(tmp_path / "runs/a") == before
+
+
+def test_resume_of_nothing(train: Train) -> None:
+    outcome = train("resume=runs/none")
+    assert outcome.code == 2
+    assert "resume=runs/none: there is no such run" in outcome.err
+
+
+def test_early_stopping_holds_after_a_resume(train: Train, tmp_path: Path) -> None:
+    settings = (
+        "train.epochs=20",
+        "optim.lr=1e-12",
+        "train.early_stopping_patience=2",
+        "hydra.run.dir=runs/a",
+    )
+    assert train(*settings).code == 0
+    summary = json.loads((tmp_path / "runs/a/summary.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "runs/a/metrics.jsonl").read_text().splitlines()]
+    top1 = [line["top1"] for line in lines if line["split"] == "val"]
+    first, last = top1.index(max(top1)) + 1, len(top1) - top1[::-1].index(max(top1))
+    assert summary["steps"] == 6 * (first + 2) < 120  # 6 steps an epoch
+    assert summary["best_epoch"] == last  # among equals the last
+    assert train(*settings, "resume=auto").code == 0
+    assert json.loads((tmp_path / "runs/a/summary.json").read_text())["steps"] == summary["steps"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "epochs"),
+    [((), 1, 4), (("train.select=last",), 4, 4), (("train.select=last", "train.early_stopping_patience=2"), 3, 3)],
+)
+def test_selected_epoch(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], kept: int, epochs: int
+) -> None:
+    falling = iter((0.9, 0.8, 0.7, 0.6))
+    monkeypatch.setattr("mlops_img.training.hooks.summarize", lambda predictions: {"top1": next(falling), "loss": 1.0})
+    assert train("train.epochs=4", "hydra.run.dir=runs/a", *settings).code == 0
+    summary = json.loads((tmp_path / "runs/a/summary.json").read_text())
+    assert (summary["best_epoch"], summary["steps"]) == (kept, 6 * epochs)  # 6 steps an epoch
+    assert read_checkpoint(tmp_path / "runs/a/checkpoints/best.pt")["step"] == 6 * kept
+
+
+def test_patience_does_not_count_an_epoch_that_was_cut_off(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("train.epochs=20", "optim.lr=1e-12", "train.early_stopping_patience=2")
+    assert train(*settings, "hydra.run.dir=runs/whole").code == 0
+    steps = json.loads((tmp_path / "runs/whole/summary.json").read_text())["steps"]
+    with monkeypatch.context() as patch:
+        stop_after(steps - 2, patch)
+        assert train(*settings, "hydra.run.dir=runs/cut").code == EXIT_STOPPED
+    assert train(*settings, "hydra.run.dir=runs/cut", "resume=auto").code == 0
+    assert metrics(tmp_path / "runs/whole") == metrics(tmp_path / "runs/cut")
+
+
+def test_run_with_a_config_folder_of_its_own_is_resumed_by_resume_alone(
+    command: Train, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text("# @package _global_\noptim:\n  lr: 0.004\n")
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        assert train("--config-dir", "mine", "experiment=own").code == EXIT_STOPPED
+    outcome = command("mlops_img.train", "resume=auto")
+    assert outcome.code == 0, outcome.err
+    assert "lr: 0.004" in (tmp_path / "runs/latest/config.yaml").read_text()
+
+
+def test_resume_needs_no_first_weights(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train("hydra.run.dir=runs/a").code == 0
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes((tmp_path / "runs/a/checkpoints/best.pt").read_bytes())
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        assert train(f"model.weights={weights}", "hydra.run.dir=runs/b").code == EXIT_STOPPED
+    weights.unlink()
+    assert train(f"model.weights={weights}", "hydra.run.dir=runs/b", "resume=auto").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["resume=photos"], "resume=photos: there is no such run"),
+        (["resume=runs/a", "hydra.run.dir=runs/b"], "name two runs"),
+    ],
+)
+def test_resume_of_the_wrong_folder(train: Train, tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "photos").mkdir()
+    outcome = train(*arguments)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+def test_images_left_out_before_a_stop_are_still_counted(
+    train: Train, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("val", "test"):
+        write_shapes(shapes / split, 3, seed=len(split))
+    (shapes / "train").mkdir()
+    for kind in SHAPES:
+        (shapes / kind).rename(shapes / "train" / kind)
+    (shapes / "train" / "circle" / "000.jpg").write_bytes(b"damaged")
+    settings = (f"data.root={shapes}", "data.on_bad_image=skip", "hydra.run.dir=runs/a", "train.max_steps=6")
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        assert train(*settings).code == EXIT_STOPPED
+    left_out = json.loads((tmp_path / "runs/a/skipped.json").read_text())
+    assert train(*settings, "resume=auto").code == 0
+    assert json.loads((tmp_path / "runs/a/summary.json").read_text())["skipped_train_images"] == len(left_out) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_exits_with_a_code_of_its_own(
+    shared_shapes: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "runs" / "a"
+    arguments = (
+        *TINY,
+        f"data.root={shared_shapes}",
+        "train.epochs=10000",
+        "data.workers=1",
+        "hydra.run.dir=runs/a",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlops_img.train", *(text for text in arguments if text != "train.epochs=2")],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, number)  # as a terminal's Ctrl-C does: the workers get it too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == EXIT_STOPPED, out + err
+    assert "Traceback" not in out + err
+    assert content(run)["step"] > 0

@@ -1,0 +1,133 @@
+"""The beginning and the end of the service's processes: a port in use, a killed supervisor, and clients at the end."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlops_img.serving import protocol as wire
+from tests.helpers.hostile_requests import good
+from tests.helpers.hostile_uploads import tiff
+from tests.helpers.raw_http import form, part, request, send
+from tests.helpers.service_process import Service, serving, until
+from tests.serving.test_service_start import serve
+
+# One process starts the service for all of them.
+pytestmark = pytest.mark.xdist_group("service_end")
+
+CLIENTS = 24
+
+
+@pytest.fixture
+def bundle(trained: Path) -> Path:
+    return trained / "bundles" / "latest"
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which somebody else listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_port_in_use_is_one_line(bundle: Path, tmp_path: Path, taken: int) -> None:
+    ended = serve(tmp_path, port=taken, bundle=bundle)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"error: port {taken} is in use. Stop the other process or choose another port: "
+        "bentoml serve --port <number>, or PORT=<number>\n"
+    )
+    assert ended.stdout == ""
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_workers_end_with_a_killed_supervisor_and_free_the_port(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path, workers=2) as service:
+        until(lambda: service.log.read_text().count("initialized") == 2)
+        workers = service.workers()
+        assert len(workers) == 2
+        os.kill(service.process.pid, signal.SIGKILL)
+        service.process.wait()
+        try:
+            until(lambda: not any(map(alive, workers)), within=120)
+        finally:
+            for worker in filter(alive, workers):
+                os.kill(worker, signal.SIGKILL)
+        port = int(service.url.rsplit(":", 1)[1])
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
+class Clients:
+    """Clients that connect again and again until they are refused, and what became of their connections."""
+
+    def __init__(self, service: Service) -> None:
+        self.address = ("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
+        self.answered: list[int] = []
+        self.problems: list[str] = []
+        self.threads = [threading.Thread(target=self._run, args=(number,)) for number in range(CLIENTS)]
+
+    def _run(self, number: int) -> None:
+        sent = good() if number % 2 else request(line="GET /livez HTTP/1.1", length=None)
+        while True:
+            try:
+                connection = socket.create_connection(self.address, timeout=120)
+            except ConnectionRefusedError:
+                return
+            start = time.monotonic()
+            try:
+                with connection:
+                    connection.sendall(sent)
+                    response = http.client.HTTPResponse(connection)
+                    response.begin()
+                    response.read()
+                    self.answered.append(response.status)
+            except http.client.RemoteDisconnected as problem:
+                # An end in order, as long as the client was late: other processes may keep it from the processor.
+                if time.monotonic() - start < wire.LAST_CALL / 2:
+                    self.problems.append(repr(problem))
+            except (OSError, http.client.HTTPException) as problem:
+                self.problems.append(repr(problem))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_connection_is_reset_at_the_end(bundle: Path, tmp_path: Path, workers: int) -> None:
+    with serving(bundle, tmp_path, workers=workers, timeout=60) as service:
+        until(lambda: service.log.read_text().count("initialized") == workers)
+        clients = Clients(service)
+        for thread in clients.threads:
+            thread.start()
+        until(lambda: len(clients.answered) > 2 * CLIENTS)
+        service.process.send_signal(signal.SIGTERM)
+        for thread in clients.threads:
+            thread.join()
+        assert service.process.wait(60) == 0
+        assert clients.problems == []
+        assert set(clients.answered) <= {200, 429}
+        assert "Traceback" not in service.log.read_text()
+
+
+def test_damaged_tiffs_leave_nothing_in_the_log_but_json(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path) as service:
+        for _ in range(3):
+            answer = send(service.url, request(form(part(tiff(64, 64, b"\xff" * 4000)))))
+            assert answer is not None
+            assert answer.status == 400
+        log = service.log.read_text()
+        assert "LZW" not in log
+        assert "TIFF" not in log
