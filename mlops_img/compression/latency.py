@@ -14,7 +14,7 @@ from mlops_img.bundle.folder import read_bundle
 from mlops_img.bundle.programs import CannotRunError, load_program
 from mlops_img.compression.capture import example_images
 from mlops_img.compression.measure import timed
-from mlops_img.config.export import BenchmarkConfig
+from mlops_img.config.commands import BenchmarkConfig
 from mlops_img.core.files import write_atomically, write_json
 from mlops_img.core.precision import choose_device
 from mlops_img.preprocessing.transforms import Preprocessing

@@ -51,7 +51,7 @@ class MultirunSummary(Callback):
 
 
 def finish() -> None:
-    """Summarise the multirun of this process, if there was one; also when a job of it failed."""
+    """Summarize the multirun of this process, if there was one; also when a job of it failed."""
     global _started
     folder, _started = _started, None
     if folder is None or not folder.is_dir():
@@ -66,8 +66,8 @@ def finish() -> None:
 def rank_jobs(folder: Path) -> list[dict[str, Any]]:
     """Return one row per job folder, best first, failed and unfinished ones last."""
     rows = [_read_job(job) for job in sorted(folder.iterdir()) if (job / ".hydra").is_dir()]
-    direction = -1 if any(row["metric"] != "val.loss" for row in rows) else 1
-    rows.sort(key=lambda row: (row["value"] is None, direction * (row["value"] or 0), row["job"]))
+    sign = -1 if any(_higher_is_better(row["metric"]) for row in rows) else 1
+    rows.sort(key=lambda row: (row["value"] is None, sign * (row["value"] or 0), row["job"]))
     for rank, row in enumerate(rows, start=1):
         row["rank"] = rank if row["value"] is not None else ""
     return rows
@@ -83,8 +83,14 @@ def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
     writer.writerows(rows)
     write_text(folder / "summary.csv", text.getvalue())
     metric = rows[0]["metric"]
-    figure = png_bytes(multirun_figure(rows, metric=metric, maximize=metric != "val.loss"))
+    figure = png_bytes(multirun_figure(rows, metric=metric, maximize=_higher_is_better(metric)))
     write_atomically(folder / "summary.png", lambda file: file.write(figure))
+
+
+def _higher_is_better(metric: str) -> bool:
+    from mlops_img.evaluation.metrics import metric_of  # imports PyTorch, which the launcher of a multirun may not need
+
+    return metric_of(metric).higher_is_better
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
