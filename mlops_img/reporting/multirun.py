@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from mlops_img.core.files import write_atomically, write_text
+from mlops_img.core.text import text_table
 from mlops_img.errors import ERROR_FILE
 
 COLUMNS = (
@@ -111,10 +112,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         )
     if not any(line[TEST_COLUMN] for line in lines[1:]):  # no test split, or no job that finished
         lines = [line[:TEST_COLUMN] + line[TEST_COLUMN + 1 :] for line in lines]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
-    return "\n".join(
-        "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]) for line in lines
-    )
+    return text_table(lines, left=(len(lines[0]) - 1,))
 
 
 def _read_job(job: Path) -> dict[str, Any]:
