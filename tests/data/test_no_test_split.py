@@ -55,7 +55,7 @@ def test_training_evaluation_and_export_without_a_test_split(train: Command, com
     assert not (run / "evaluation" / "test.json").exists()
     page = (run / "report" / "index.html").read_text()
     assert "Top-1, validation" in page
-    assert "these figures are optimiztic" in page
+    assert "these figures are optimistic" in page
 
     outcome = command("mlops_img.evaluate", "run=runs/a")
     assert outcome.code == 2

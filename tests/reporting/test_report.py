@@ -265,11 +265,11 @@ def test_the_page_says_where_the_splits_come_from(run_dir: Path, digits: tuple[d
     assert f"evaluated on the test split: 1,000 images {where}, 10 classes" in text
     for row in ("train 3,500 given in photos/<train>", "val 500 given in photos/val", f"test 1,000 {where}"):
         assert row in text
-    assert "optimiztic" not in text
+    assert "optimistic" not in text
     assert "split has only" not in text, "1,000 images are not few"
 
 
-def test_figures_of_validation_are_labeled_and_called_optimiztic(
+def test_figures_of_validation_are_labeled_and_called_optimistic(
     run_dir: Path, digits: tuple[dict[str, Any], Reader]
 ) -> None:
     evaluation = digits[0] | {"split": "val", "origin": {"kind": "given", "place": "photos/val"}}
@@ -280,7 +280,7 @@ def test_figures_of_validation_are_labeled_and_called_optimiztic(
     assert "Top-1, validation" in text
     assert "Top-1, test" not in text
     assert "evaluated on the validation split: 1,000 images given in photos/val, 10 classes" in text
-    assert "chose the epoch that is evaluated here, so these figures are optimiztic" in text
+    assert "chose the epoch that is evaluated here, so these figures are optimistic" in text
     assert "The run has no test split (data.test_fraction=0)." in text
     assert "% on validation</title>" in path.read_text(encoding="utf-8")
 
