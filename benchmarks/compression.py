@@ -38,7 +38,7 @@ from mlops_img.core.files import write_json
 from mlops_img.core.memory import freed_memory_kept
 from mlops_img.models.build import build_model, normalization
 from mlops_img.preprocessing.transforms import Preprocessing
-from mlops_img.runs.folder import hardware
+from mlops_img.runs.provenance import hardware
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 CPU = torch.device("cpu")

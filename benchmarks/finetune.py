@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from mlops_img.core.files import write_json
-from mlops_img.runs.folder import hardware
+from mlops_img.runs.provenance import hardware
 
 ROOT = Path(__file__).parents[1]
 # (validation top-1, test top-1) of one run.

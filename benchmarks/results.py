@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from mlops_img.core.files import write_json
-from mlops_img.runs.folder import hardware
+from mlops_img.runs.provenance import hardware
 
 FOLDER = Path(__file__).parent / "results"
 

@@ -34,7 +34,7 @@ from results import FOLDER
 import mlops_img
 from mlops_img.core.files import write_json
 from mlops_img.preprocessing.transforms import stack
-from mlops_img.runs.folder import hardware
+from mlops_img.runs.provenance import hardware
 from mlops_img.serving.settings import cores
 
 HERE = Path(__file__).parent

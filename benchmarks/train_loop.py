@@ -29,7 +29,7 @@ from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import Intervals, Recipe, fit
 from mlops_img.training.losses import SoftCrossEntropy
 from mlops_img.training.optim import make_optimizer
-from mlops_img.training.throughput import Speed
+from mlops_img.training.progress import Speed
 
 BATCH, SIDE, CLASSES, LR = 32, 224, 1000, 1e-3
 STEPS = 16  # in each turn: what happens once in a fit, such as the first use of memory, is not what is compared

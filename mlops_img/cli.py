@@ -32,7 +32,8 @@ from mlops_img.config.plugins import import_plugins
 from mlops_img.config.rules import validate
 from mlops_img.config.schemas import COMMANDS, leaf_keys, register_schemas
 from mlops_img.core.environment import prepare_process
-from mlops_img.errors import ERROR_FILE, EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
+from mlops_img.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
+from mlops_img.runs.folder import ERROR_FILE
 
 C = TypeVar("C")
 E = TypeVar("E", bound=BaseException)
@@ -56,6 +57,7 @@ def command(
     task: Callable[[C], float | int | None],
     config_name: str,
     rewrite: Callable[[list[str]], list[str]] | None = None,
+    after: Callable[[], None] | None = None,
 ) -> None:
     """Run `task` on the configuration that the command line describes, and end the process as it should.
 
@@ -65,6 +67,7 @@ def command(
         task: takes the configuration as its dataclass; in a multirun its value ranks the job.
         config_name: of the file in `conf/`.
         rewrite: maps the arguments to those that Hydra gets.
+        after: called at the end, however it ended.
     """
     prepare_process()
     keys = leaf_keys(COMMANDS[config_name])
@@ -117,9 +120,8 @@ def command(
             error = UserError(f"{place}. Choose another with hydra.run.dir=...")
         exit_with(error, keys)
     finally:
-        multirun = sys.modules.get("mlops_img.reporting.multirun")
-        if multirun is not None:
-            multirun.finish()
+        if after is not None:
+            after()
 
 
 class ExpandHome(Callback):

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
-ERROR_FILE = "error.txt"  # in the folder of a failed job of a multirun
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, `resume=auto` goes on
 
 

@@ -18,17 +18,8 @@ from mlops_img.config.commands import EvaluateConfig
 from mlops_img.config.data import DataConfig, EvaluateDataConfig
 from mlops_img.errors import UserError
 
-SHOWN = (
-    "loss",
-    "top1",
-    "top5",
-    "precision_macro",
-    "recall_macro",
-    "f1_macro",
-    "ece",
-    "ece_calibrated",
-    "temperature",
-)
+# Printed besides every metric.
+SHOWN = ("precision_macro", "recall_macro", "ece", "ece_calibrated", "temperature")
 # Keys of an option of the group `data` that an evaluation does not use: the images are prepared as in training,
 # and a data set that stands alone is not split.
 NOT_USED = frozenset(
@@ -59,6 +50,7 @@ def evaluate(config: EvaluateConfig) -> float:
 
     from mlops_img.evaluation.confidence import with_interval
     from mlops_img.evaluation.evaluator import evaluate_splits, read_pixels, warn_of_few_images
+    from mlops_img.evaluation.metrics import METRICS
     from mlops_img.evaluation.standalone import evaluate_standalone, open_standalone
     from mlops_img.evaluation.trained import open_trained
     from mlops_img.reporting.results import place_of_own, write_result
@@ -82,7 +74,7 @@ def evaluate(config: EvaluateConfig) -> float:
     warn_of_few_images(result)
     print(f"{config.split}.{'n':18}{result['n']}")
     print(f"{config.split}.{'origin':18}{origin}")
-    for name in SHOWN:
+    for name in (*METRICS, *SHOWN):
         interval = result["top1_interval"] if name == "top1" else None
         print(f"{config.split}.{name:18}{with_interval(result[name], interval)}")
     print(f"result: {path}")

@@ -18,7 +18,7 @@ from mlops_img.core.files import read_json
 from mlops_img.evaluation.evaluator import read_pixels
 from mlops_img.evaluation.trained import FinishedRun
 from mlops_img.reporting.pictures import shrink
-from mlops_img.runs.folder import hardware
+from mlops_img.runs.provenance import hardware
 
 
 def keep_programs(folder: Path, chosen: Built, fallback: Built) -> list[Program]:

@@ -12,8 +12,8 @@ from mlops_img.data.loader import skip_or_raise
 from mlops_img.evaluation.trained import FinishedRun
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import fit
+from mlops_img.training.progress import Speed
 from mlops_img.training.setup import set_up, training_batches
-from mlops_img.training.throughput import Speed
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ def fine_tune(run: FinishedRun, model: nn.Module, options: PruneConfig) -> nn.Mo
     setup = set_up(config, model=model.train(), classes=run.trained.classes)
     images = setup.dataset.train
     batches = skip_or_raise(training_batches(setup), images, {} if config.data.on_bad_image == "skip" else None)
-    fit(setup.state, batches, setup.recipe, setup.every, Telling())
+    fit(setup.state, batches, setup.recipe, setup.intervals, PrintEpochs())
     return setup.state.model.cpu().eval()
 
 
-class Telling:
-    """Says how each epoch went, and keeps nothing (the loop's `Around`)."""
+class PrintEpochs:
+    """Logs each epoch and writes nothing (the loop's `LoopHooks`)."""
 
     def log(self, state: TrainState, loss: Tensor, speed: Speed) -> None:
         """Say nothing within an epoch."""

@@ -180,7 +180,9 @@ class Validation:
 
 def _read(run: FinishedRun, images: ImageSet, plans: list[Plan]) -> Iterator[Batch]:
     preprocessing = run.trained.preprocessing
-    loaded = load_batches(images, preprocessing.crop, plans, decode=preprocessing.decode, workers=run.workers)
+    loaded = load_batches(
+        images, preprocessing.crop, plans, decode=preprocessing.decode, workers=run.evaluator().workers
+    )
     skipped: dict[str, str] | None = {} if run.config.data.on_bad_image == "skip" else None
     return skip_or_raise(loaded, images, skipped, least=0)
 

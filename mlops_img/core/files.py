@@ -10,10 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-# In a run folder: how the run was asked for. Not .hydra/overrides.yaml, which Hydra writes before anything is
-# checked: an attempt to resume that was refused has left its own there.
-OVERRIDES_FILE = "overrides.yaml"
-
 log = logging.getLogger(__name__)
 
 

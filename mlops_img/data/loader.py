@@ -193,8 +193,13 @@ def load_batches(
     )
 
 
-def default_workers(device: torch.device) -> int:
-    """Return how many workers suit the device: on a CPU that trains, extra processes only compete."""
+def loader_workers(wanted: int | None, device: torch.device) -> int:
+    """Return how many processes are to read images: those wanted, or else what suits the device.
+
+    On a CPU that trains, extra processes only compete.
+    """
+    if wanted is not None:
+        return wanted
     if device.type == "cpu":
         return 0
     return min(MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)

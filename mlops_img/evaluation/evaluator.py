@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mlops_img.config.train import ModelConfig
+from mlops_img.config.train import Config, ModelConfig
 from mlops_img.core.files import write_json
 from mlops_img.core.memory import freed_memory_kept
 from mlops_img.core.precision import Precision, to_device
 from mlops_img.data.dataset import Dataset
-from mlops_img.data.loader import load_batches, ordered_plans, skip_or_raise
+from mlops_img.data.loader import load_batches, loader_workers, ordered_plans, skip_or_raise
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.evaluation.confidence import small_split_warning
 from mlops_img.evaluation.metrics import Predictions, evaluation, fit_temperature, predict
@@ -38,6 +38,17 @@ class Evaluator:
     batch_size: int
     workers: int
     skip_bad: bool
+
+    @classmethod
+    def of(cls, config: Config, preprocessing: Preprocessing, precision: Precision) -> Evaluator:
+        """Return the evaluator that a configuration describes."""
+        return cls(
+            preprocessing,
+            precision,
+            batch_size=config.train.eval_batch_size or 2 * config.train.batch_size,
+            workers=loader_workers(config.data.workers, precision.device),
+            skip_bad=config.data.on_bad_image == "skip",
+        )
 
     @freed_memory_kept()
     def predict(self, model: nn.Module, images: ImageSet) -> tuple[Predictions, dict[str, str]]:

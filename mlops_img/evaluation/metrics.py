@@ -154,11 +154,6 @@ def metric(name: str, label: str, *, higher_is_better: bool = True, percent: boo
     return register
 
 
-def metric_of(key: str) -> Metric:
-    """Return the metric that a key such as "val.top1" names."""
-    return METRICS[key.rpartition(".")[2]]
-
-
 @metric("loss", "Loss", higher_is_better=False)
 def cross_entropy(predictions: Predictions) -> float:
     """Return the mean cross-entropy in nats."""

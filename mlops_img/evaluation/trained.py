@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mlops_img.config.data import CsvConfig, FolderConfig
+from mlops_img.config.plugins import import_plugins
 from mlops_img.config.rules import validate
 from mlops_img.config.train import Config
 from mlops_img.core.precision import Precision, choose_device, choose_precision, set_tf32
 from mlops_img.data.dataset import Dataset, load_dataset
-from mlops_img.data.loader import default_workers
 from mlops_img.errors import UserError
 from mlops_img.evaluation.evaluator import Evaluator, Trained, load_trained
 from mlops_img.runs.folder import RunFolder, load_config
@@ -31,22 +31,9 @@ class TrainedRun:
     precision: Precision
     trained: Trained
 
-    @property
-    def workers(self) -> int:
-        """How many processes are to read images."""
-        wanted = self.config.data.workers
-        return default_workers(self.precision.device) if wanted is None else wanted
-
     def evaluator(self) -> Evaluator:
         """Return what predicts its splits, with its preprocessing and settings."""
-        train = self.config.train
-        return Evaluator(
-            self.trained.preprocessing,
-            self.precision,
-            train.eval_batch_size or 2 * train.batch_size,
-            self.workers,
-            skip_bad=self.config.data.on_bad_image == "skip",
-        )
+        return Evaluator.of(self.config, self.trained.preprocessing, self.precision)
 
     def with_data(self) -> FinishedRun:
         """List its data too.
@@ -92,6 +79,7 @@ def open_trained(path: str, **changes: Any) -> TrainedRun:
         raise UserError(f"run={path}: there is no run. Name a run folder, e.g. run=runs/latest")
     run = RunFolder(folder.resolve())
     config = load_config(run.config)
+    import_plugins(config.plugins)
     for node, given in changes.items():
         for name, value in dataclasses.asdict(given).items():
             if value is not None:

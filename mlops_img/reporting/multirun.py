@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.experimental.callback import Callback
@@ -17,7 +17,10 @@ from omegaconf import DictConfig
 
 from mlops_img.core.files import write_atomically, write_text
 from mlops_img.core.text import text_table
-from mlops_img.errors import ERROR_FILE
+from mlops_img.runs.folder import ERROR_FILE
+
+if TYPE_CHECKING:
+    from mlops_img.evaluation.metrics import Metric
 
 COLUMNS = (
     "rank",
@@ -30,7 +33,6 @@ COLUMNS = (
     "test.top1",
     "test.top1_low",
     "test.top1_high",
-    "test.f1_macro",
     "wall_seconds",
     "overrides",
     "error",
@@ -43,7 +45,7 @@ _started: Path | None = None
 
 
 class MultirunSummary(Callback):
-    """Hydra's callback: notes where a multirun puts its jobs, for `finish` to look at."""
+    """Hydra's callback: notes where a multirun puts its jobs, for `summarize_multirun`."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note the folder."""
@@ -51,7 +53,7 @@ class MultirunSummary(Callback):
         _started = Path(config.hydra.sweep.dir)
 
 
-def finish() -> None:
+def summarize_multirun() -> None:
     """Summarize the multirun of this process, if there was one; also when a job of it failed."""
     global _started
     folder, _started = _started, None
@@ -79,7 +81,7 @@ def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
     from mlops_img.reporting.figures import multirun_figure, png_bytes
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "summary.csv", text.getvalue())
@@ -89,9 +91,13 @@ def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _higher_is_better(metric: str) -> bool:
-    from mlops_img.evaluation.metrics import metric_of  # imports PyTorch, which the launcher of a multirun may not need
+    return bool(_metrics()[metric.removeprefix("val.")].higher_is_better)
 
-    return metric_of(metric).higher_is_better
+
+def _metrics() -> dict[str, Metric]:
+    from mlops_img.evaluation.metrics import METRICS  # imports PyTorch, which `--help` does without
+
+    return METRICS
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
@@ -132,7 +138,9 @@ def _read_job(job: Path) -> dict[str, Any]:
         return row | {"status": "unfinished"}
     measured = json.loads(summary.read_text(encoding="utf-8"))
     # A run without a test split has no figures of it, and a summary of an earlier version no intervals.
-    kept = {name: measured.get(name) for name in ("test.top1", "test.f1_macro", "wall_seconds")}
+    kept = {
+        name: measured.get(name) for name in ("test.top1", "wall_seconds", *(f"test.{name}" for name in _metrics()))
+    }
     for name, source in (("value", metric), ("test.top1", "test.top1")):
         kept[f"{name}_low"], kept[f"{name}_high"] = measured.get(f"{source}_interval") or (None, None)
     return row | {"status": "ok", "value": measured[metric], **kept}

@@ -23,6 +23,7 @@ from mlops_img.core.files import read_json, write_atomically
 from mlops_img.data.sources.split_origin import SplitOrigin, noted_splits
 from mlops_img.evaluation.confidence import small_split_warning, top1_interval
 from mlops_img.evaluation.confusion import most_confused
+from mlops_img.evaluation.metrics import METRICS
 from mlops_img.reporting import figures
 from mlops_img.reporting.pictures import contact_sheet, data_uri, embed, shrink
 from mlops_img.runs.folder import RunFolder
@@ -103,6 +104,7 @@ def write_report(
         summary=read_json(run_dir / "summary.json"),
         speed=_speed(metrics, read_json(run_dir / "summary.json")),
         metrics=metrics,
+        measured={name: metric for name, metric in METRICS.items() if name != "top5" or len(evaluation["classes"]) > 5},
         charts=charts,
         training_samples=data_uri(samples.read_bytes(), "png") if samples.exists() else None,
         drawn_classes=figures.drawn_classes(len(evaluation["classes"])),

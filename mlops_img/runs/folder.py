@@ -1,13 +1,9 @@
-"""The run folder: everything that it takes to understand a run, go on with it, or repeat it."""
+"""The run folder: everything needed to understand a run, resume it or repeat it."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +11,16 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mlops_img import __version__
 from mlops_img.config.data import DATA_SOURCES
 from mlops_img.config.train import Config
-from mlops_img.core.files import OVERRIDES_FILE, write_json, write_text
-from mlops_img.errors import ERROR_FILE, UserError
+from mlops_img.core.files import read_json, write_json, write_text
+from mlops_img.errors import UserError
+from mlops_img.runs.provenance import provenance
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "pillow",
-    "simplejpeg",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-)
-REPOSITORY = Path(__file__).parents[2]
+# How the run was asked for. Not .hydra/overrides.yaml, which Hydra writes before anything is checked: an attempt to
+# resume that was refused has left its own there.
+OVERRIDES_FILE = "overrides.yaml"
+ERROR_FILE = "error.txt"  # in the folder of a failed job of a multirun
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,7 @@ class Origin:
 
 
 class RunFolder:
-    """One run's folder, with the names that every part of it has."""
+    """The folder of one run, and the paths in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +50,7 @@ class RunFolder:
         self.training_samples = path / "report" / "training_samples.png"
 
     def create(self) -> None:
-        """Make the folder and see that it can be written to.
+        """Make the folder and check that it can be written to.
 
         Raises:
             UserError: it cannot.
@@ -76,6 +64,29 @@ class RunFolder:
             raise UserError(
                 f"run folder {self.path} cannot be written: {error.strerror}. Choose another with hydra.run.dir=..."
             ) from None
+
+    @property
+    def was_begun(self) -> bool:
+        """Whether a run got as far as writing its configuration here."""
+        return (self.path / OVERRIDES_FILE).exists()
+
+    def begin(self, config: Config, origin: Origin, data: dict[str, Any], after_step: int) -> None:
+        """Write what the run is, and remove what an earlier attempt left beyond `after_step`.
+
+        Args:
+            config: resolved.
+            origin: how the run was asked for.
+            data: what provenance.json says of the data.
+            after_step: the step that a resumed run goes on from; 0 for a new run.
+        """
+        self.forget_after(after_step)
+        self.forget_outcome()
+        self.write_config(config, origin)
+        self.write_provenance(data)
+
+    def read_skipped(self) -> dict[str, str]:
+        """Return the training images that were left out so far, path to reason."""
+        return read_json(self.skipped)
 
     def write_config(self, config: Config, origin: Origin) -> None:
         """Write config.yaml, overrides.yaml, and repeat/experiment/repeat.yaml for the same run again."""
@@ -100,7 +111,7 @@ class RunFolder:
             file.write(json.dumps(metrics) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Take out of metrics.jsonl what a resumed run will measure again: all beyond `step`."""
+        """Remove from metrics.jsonl what a resumed run will measure again: all beyond `step`."""
         lines, _ = self.read_metrics()
         kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
         if self.metrics.exists():
@@ -124,23 +135,14 @@ class RunFolder:
         return lines, unreadable
 
     def forget_outcome(self) -> None:
-        """Take away how an earlier attempt in this folder ended: this one is not there yet."""
+        """Remove what says how an earlier attempt in this folder ended."""
         for path in (self.summary, self.non_finite, self.path / ERROR_FILE):
             path.unlink(missing_ok=True)
 
     def write_provenance(self, data: dict[str, Any]) -> None:
         """Write provenance.json: the code, the data (as given), the packages and the machine; and the diff."""
-        commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
-        write_json(
-            self.path / "provenance.json",
-            {
-                "mlops_img": __version__,
-                "git": {"commit": commit.strip() if commit else None, "dirty": bool(diff)},
-                "data": data,
-                "packages": {name: _version(name) for name in PACKAGES},
-                "hardware": hardware(),
-            },
-        )
+        record, diff = provenance(data)
+        write_json(self.path / "provenance.json", record)
         if diff:
             write_text(self.path / "uncommitted.diff", diff)
 
@@ -149,7 +151,7 @@ def load_config(path: Path) -> Config:
     """Read the resolved configuration of a run back into its dataclass.
 
     Raises:
-        UserError: it is none of ours.
+        UserError: it is not the configuration of a run.
     """
     try:
         raw = OmegaConf.load(path)
@@ -157,59 +159,5 @@ def load_config(path: Path) -> Config:
         schema.data = OmegaConf.structured(DATA_SOURCES[raw.data.source])
         config: Config = OmegaConf.to_object(OmegaConf.merge(schema, raw))  # type: ignore[assignment]
     except (OmegaConfBaseException, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is no configuration of a run: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not the configuration of a run: {str(error).splitlines()[0]}") from None
     return config
-
-
-def hardware() -> dict[str, Any]:
-    """Return what the figures of a run depend on: processor, cores, GPUs, Python."""
-    import torch
-
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
-def dvc_md5(root: Path) -> str | None:
-    """Return the md5 that data.dvc, in this folder or beside the package, records for the data at `root`."""
-    for place in (Path.cwd(), REPOSITORY):
-        try:
-            outs = yaml.safe_load((place / "data.dvc").read_text(encoding="utf-8"))["outs"]
-        except (OSError, KeyError, TypeError, yaml.YAMLError):
-            continue
-        for out in outs:
-            if (place / out["path"]).resolve() == root.resolve():
-                return str(out["md5"])
-    return None
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()

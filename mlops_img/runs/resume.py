@@ -10,8 +10,8 @@ import yaml
 
 from mlops_img.config.command_line import given_values, is_multirun, quoted, split_arguments
 from mlops_img.config.train import Config
-from mlops_img.core.files import OVERRIDES_FILE
 from mlops_img.errors import UserError
+from mlops_img.runs.folder import OVERRIDES_FILE
 
 # What the weights, the optimizer's state and the order of the images depend on.
 MUST_NOT_CHANGE = (

@@ -1,53 +1,35 @@
-"""What happens around the steps of a run: metrics, validation, checkpoints, the wish to stop."""
+"""What a run does around the steps of the loop: metrics, validation, checkpoints, stopping."""
 
 from __future__ import annotations
 
 import logging
 import math
-import resource
-import sys
-import time
 
-import torch
 from torch import Tensor
 
 from mlops_img.core.files import write_json
-from mlops_img.evaluation.metrics import metric_of, summarize
+from mlops_img.evaluation.metrics import METRICS, summarize
 from mlops_img.runs.checkpoint import Checkpoints, TrainState
-from mlops_img.runs.folder import RunFolder
-from mlops_img.runs.tracking import Tracker
+from mlops_img.training.context import RunContext
 from mlops_img.training.interrupts import StopRequest
-from mlops_img.training.progress import Progress
+from mlops_img.training.progress import Progress, Speed, memory_gb
 from mlops_img.training.setup import Setup
-from mlops_img.training.throughput import Speed
 
 log = logging.getLogger(__name__)
 
 
-class Session:
-    """What happens around the steps of one run (the loop's `Around`)."""
+class RunHooks:
+    """The hooks of one run (the loop's `LoopHooks`)."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        folder: RunFolder,
-        tracker: Tracker,
-        checkpoints: Checkpoints,
-        stop: StopRequest,
-        bad: dict[str, str],
-        start: float,
-    ) -> None:
-        self.setup = setup
-        self.folder = folder
-        self.tracker = tracker
+    def __init__(self, run: RunContext, checkpoints: Checkpoints, stop: StopRequest) -> None:
+        self.run = run
+        self.setup = run.setup
         self.checkpoints = checkpoints
         self.stop = stop
-        self.bad = bad
-        self.start = start
-        self.progress = Progress(setup.state.step, setup.every.total)
+        self.progress = Progress(run.setup.state.step, run.setup.intervals.total)
 
     def log(self, state: TrainState, loss: Tensor, speed: Speed) -> None:
-        """Write a line of metrics for the steps since the last one."""
+        """Record the metrics of the steps since the last line."""
         value = loss.item()
         line = {
             "loss": value,
@@ -60,15 +42,15 @@ class Session:
         self.progress.show(state.step, value, speed.images_per_second)
 
     def end_epoch(self, state: TrainState, train_loss: float) -> bool:
-        """Validate, keep the weights if they are to be kept, and say whether patience is at its end."""
+        """Validate, save the weights if they are to be kept, and return whether patience has run out."""
         predictions, _ = self.setup.evaluator.predict(state.evaluated_model, self.setup.dataset.val)
         metrics = summarize(predictions)
         self._record("val", state, {**metrics, "train_loss": train_loss})
-        name = self.setup.config.optimized_metric
-        value = metrics[name.removeprefix("val.")]
+        name = self.setup.config.optimized_metric.removeprefix("val.")
+        value = metrics[name]
         epoch = epoch_of(state, self.setup)
         improved = math.isfinite(value) and (
-            state.best is None or (value > state.best if metric_of(name).higher_is_better else value < state.best)
+            state.best is None or (value > state.best if METRICS[name].higher_is_better else value < state.best)
         )
         # A small validation split often gives equal values; the later weights had the lower learning rate.
         better = improved or value == state.best
@@ -80,7 +62,7 @@ class Session:
         log.info(
             "epoch %d/%d  train loss %.4f  val loss %.4f  val top-1 %.4f%s",
             epoch,
-            math.ceil(self.setup.every.total / self.setup.every.epoch),
+            math.ceil(self.setup.intervals.total / self.setup.intervals.epoch),
             train_loss,
             metrics["loss"],
             metrics["top1"],
@@ -89,37 +71,31 @@ class Session:
         return out_of_patience(state, self.setup)
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint, and the list of the images that were left out so far."""
-        if self.bad:
-            write_json(self.folder.skipped, self.bad)
-        state.seconds = time.perf_counter() - self.start
+        """Write a checkpoint, and the list of the images skipped so far."""
+        if self.run.skipped:
+            write_json(self.run.folder.skipped, self.run.skipped)
+        state.seconds = self.run.clock.seconds
         self.checkpoints.save(state)
 
     def stop_requested(self) -> bool:
-        """Say whether a signal asked for it."""
+        """Return whether a signal asked the run to stop."""
         return self.stop.requested
 
     def _record(self, split: str, state: TrainState, metrics: dict[str, float]) -> None:
         epoch = epoch_of(state, self.setup)
-        self.folder.record({"step": state.step, "epoch": epoch, "split": split, **metrics})
-        self.tracker.log({"epoch": epoch, **{f"{split}/{name}": value for name, value in metrics.items()}}, state.step)
+        self.run.folder.record({"step": state.step, "epoch": epoch, "split": split, **metrics})
+        self.run.tracker.log(
+            {"epoch": epoch, **{f"{split}/{name}": value for name, value in metrics.items()}}, state.step
+        )
 
 
 def epoch_of(state: TrainState, setup: Setup) -> int:
     """Return the epoch, counted from 1, that the last step belongs to."""
-    return math.ceil(state.step / setup.every.epoch)
+    return math.ceil(state.step / setup.intervals.epoch)
 
 
 def out_of_patience(state: TrainState, setup: Setup) -> bool:
-    """Say whether the optimized metric has stood still for as long as early stopping allows."""
+    """Return whether the optimized metric has not improved for as long as early stopping allows."""
     patience = setup.config.train.early_stopping_patience
-    finished = state.step // setup.every.epoch  # one that was cut off by a stop still has its chance
+    finished = state.step // setup.intervals.epoch  # an epoch that was cut off by a stop does not count
     return patience is not None and finished - state.improved_epoch >= patience
-
-
-def memory_gb(device: torch.device) -> float:
-    """Return the most memory used so far in GB: the device's, or on a CPU the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB here
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -22,8 +22,8 @@ from mlops_img.errors import StoppedOnRequest
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.optim import set_learning_rate
+from mlops_img.training.progress import Speed
 from mlops_img.training.schedule import Schedule
-from mlops_img.training.throughput import Speed
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Intervals:
     checkpoint: int = 0
 
 
-class Around(Protocol):
+class LoopHooks(Protocol):
     """What happens around the steps."""
 
     def log(self, state: TrainState, loss: Tensor, speed: Speed) -> None:
-        """Tell how it goes; reading `loss` (float32, ()) waits for the device."""
+        """Report progress; reading `loss` (float32, ()) waits for the device."""
 
     def end_epoch(self, state: TrainState, train_loss: float) -> bool:
         """Validate and keep the best weights; True ends the training early."""
@@ -65,7 +65,7 @@ class Around(Protocol):
         """Write a checkpoint."""
 
     def stop_requested(self) -> bool:
-        """Say whether somebody asked the run to stop."""
+        """Return whether the run was asked to stop."""
 
 
 class NonFiniteLossError(Exception):
@@ -81,47 +81,47 @@ class NonFiniteLossError(Exception):
 
 
 @freed_memory_kept()
-def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, every: Intervals, around: Around) -> None:
-    """Train `state` from its step on to step `every.total`.
+def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, intervals: Intervals, hooks: LoopHooks) -> None:
+    """Train `state` from its step on to step `intervals.total`.
 
     Args:
         state: what is trained; changed in place.
         batches: the forward passes from step `state.step` on, `recipe.accumulate` for each step.
         recipe: what a step does.
-        every: when to log, save and validate.
-        around: how to.
+        intervals: when to log, save and validate.
+        hooks: how to.
 
     Raises:
         NonFiniteLossError: a loss was not finite; the optimizer did not use it.
-        StoppedOnRequest: somebody asked; a checkpoint was saved.
+        StoppedOnRequest: a stop was requested; a checkpoint was saved.
     """
     speed = Speed()
     stream = speed.timed(batches)
     finite = FiniteCheck(recipe.precision.device)
-    while state.step < every.total:
+    while state.step < intervals.total:
         loss = train_step(state, stream, recipe, finite)
         state.epoch_loss += loss
         state.step += 1
 
-        finished = state.step == every.total
-        epoch_ends = _due(state.step, every.epoch) or finished
-        if _due(state.step, every.log) or epoch_ends:
-            around.log(state, loss, speed)
+        finished = state.step == intervals.total
+        epoch_ends = _due(state.step, intervals.epoch) or finished
+        if _due(state.step, intervals.log) or epoch_ends:
+            hooks.log(state, loss, speed)
         enough = False
         if epoch_ends:
-            steps = (state.step - 1) % every.epoch + 1
+            steps = (state.step - 1) % intervals.epoch + 1
             train_loss = state.epoch_loss.item() / steps
-            if _due(state.step, every.epoch):
+            if _due(state.step, intervals.epoch):
                 state.epoch_loss.zero_()  # else the run may be extended, and the epoch with it
-            enough = around.end_epoch(state, train_loss)
-        stopping = around.stop_requested() and not finished
-        if epoch_ends or stopping or _due(state.step, every.checkpoint):
-            around.save(state)
+            enough = hooks.end_epoch(state, train_loss)
+        stopping = hooks.stop_requested() and not finished
+        if epoch_ends or stopping or _due(state.step, intervals.checkpoint):
+            hooks.save(state)
         if enough:
             return
         if stopping:
             raise StoppedOnRequest
-        if _due(state.step, every.log) or epoch_ends:
+        if _due(state.step, intervals.log) or epoch_ends:
             speed.restart()
 
 
@@ -160,10 +160,10 @@ def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finit
 
 
 class FiniteCheck:
-    """Asks whether the loss is finite before the optimizer uses it, and does not leave the device idle.
+    """Checks that the loss is finite before the optimizer uses it, without leaving the device idle.
 
-    The question is copied to the host behind the forward pass. By the time that the host waits for the
-    answer, the whole backward pass is queued behind it, so the device goes on working.
+    The flag is copied to the host behind the forward pass. By the time that the host waits for it, the whole
+    backward pass is queued behind it, so the device goes on working.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -174,7 +174,7 @@ class FiniteCheck:
         self.pinned = cuda
 
     def ask(self, loss: Tensor, rows: Tensor) -> None:
-        """Note the question for this loss, float32 (), of the images in these rows."""
+        """Queue the check of this loss, float32 (), of the images in these rows."""
         flag = torch.empty((), dtype=torch.bool, pin_memory=self.pinned)
         flag.copy_(torch.isfinite(loss.detach()), non_blocking=True)
         if self.event is not None:
@@ -182,7 +182,7 @@ class FiniteCheck:
         self.flags.append((flag, rows.tolist()))
 
     def answer(self) -> bool:
-        """Say whether all losses asked for since the last answer are finite; if not, `rows` are the images."""
+        """Return whether all losses since the last answer are finite; if not, `rows` are the images."""
         if self.event is not None:
             self.event.synchronize()
         self.rows = [row for flag, rows in self.flags if not flag.item() for row in rows]

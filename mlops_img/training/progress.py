@@ -1,17 +1,24 @@
-"""How far the run is: a bar in a terminal, plain lines elsewhere."""
+"""Progress of a run: steps done, images per second, memory used."""
 
 from __future__ import annotations
 
 import logging
+import resource
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
+import torch
 from tqdm import tqdm
+
+from mlops_img.data.loader import Batch
 
 log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Shows the steps of a run as they are done."""
+    """Shows the steps of a run: as a bar in a terminal, as plain lines elsewhere."""
 
     def __init__(self, step: int, total: int) -> None:
         self.total = total
@@ -30,3 +37,41 @@ class Progress:
     def close(self) -> None:
         """Take the bar away."""
         self.bar.close()
+
+
+@dataclass
+class Speed:
+    """Images per second, and the seconds spent waiting for data."""
+
+    images: int = 0
+    waited: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches, noting how long each took to come."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            self.images += len(batch.labels)
+            yield batch
+
+    def restart(self) -> None:
+        """Measure anew from now."""
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
+
+    @property
+    def images_per_second(self) -> float:
+        """Images trained on per second since the last restart."""
+        return self.images / (time.perf_counter() - self.since)
+
+
+def memory_gb(device: torch.device) -> float:
+    """Return the most memory used so far in GB: the device's, or on a CPU the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB here
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -18,7 +18,7 @@ from mlops_img.core.precision import choose_device, choose_precision, set_tf32, 
 from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import BatchAugment, ImageAugment
 from mlops_img.data.dataset import Dataset, load_dataset
-from mlops_img.data.loader import Batch, ShuffledPlans, default_workers, load_batches
+from mlops_img.data.loader import Batch, ShuffledPlans, load_batches
 from mlops_img.errors import UserError
 from mlops_img.evaluation.evaluator import Evaluator
 from mlops_img.models.build import build_model, normalization
@@ -34,15 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run needs and does not change; `state` is what training changes."""
+    """What a run is made of; `state` is what training changes."""
 
     config: Config
     dataset: Dataset
     recipe: Recipe
-    every: Intervals
+    intervals: Intervals
     augment: ImageAugment
     evaluator: Evaluator
-    workers: int
     state: TrainState
 
 
@@ -62,25 +61,24 @@ def set_up(
         classes: of weights that were trained before, whose order the labels follow.
 
     Raises:
-        UserError: whatever of it cannot be.
+        UserError: one of them cannot be built as configured.
     """
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device)
     set_tf32(config.train.tf32)
     torch.backends.cudnn.benchmark = True
-    dataset = load_dataset(config.data, classes=classes)
-    every = intervals(config, len(dataset.train))
 
-    # The initial weights follow from the seed, on the CPU, whatever device they move to.
-    seed_cpu(config.seed, Purpose.WEIGHTS)
+    dataset = load_dataset(config.data, classes=classes)
+    intervals = make_intervals(config, len(dataset.train))
+
     if model is None:
+        # The first weights follow from the seed, on the CPU, whatever device they move to.
+        seed_cpu(config.seed, Purpose.WEIGHTS)
         model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
-    if config.train.batch_size == 1:
-        _check_batch_of_one(model, config)
+    _check_trainable(model, config)
     preprocessing = make_preprocessing(config.data, model, gray=config.model.in_chans == 1)
     model = to_device(model, device, channels_last=config.train.channels_last)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"model.freeze={config.model.freeze} leaves nothing to train. Freeze less")
+
     decay = config.train.ema_decay
     state = TrainState(
         model=model,
@@ -90,30 +88,30 @@ def set_up(
         epoch_loss=torch.zeros((), device=device),
     )
     if config.train.compile:
-        model.compile()
-
-    workers = default_workers(device) if config.data.workers is None else config.data.workers
+        model.compile()  # after the moving average has copied it
     recipe = Recipe(
         loss=make_loss(config.loss, dataset.classes, dataset.train.labels).to(device),
         preprocessing=preprocessing,
         augment=BatchAugment(config.augment, len(dataset.classes)),
         precision=precision,
-        schedule=make_schedule(config.schedule, every.total, every.epoch),
+        schedule=make_schedule(config.schedule, intervals.total, intervals.epoch),
         lr=config.optim.lr,
         seed=config.seed,
         accumulate=config.train.accumulate,
         grad_clip=config.train.grad_clip,
         channels_last=config.train.channels_last,
     )
-    evaluator = Evaluator(
-        preprocessing,
-        precision,
-        config.train.eval_batch_size or 2 * config.train.batch_size,
-        workers,
-        skip_bad=config.data.on_bad_image == "skip",
-    )
     augment = ImageAugment(config.augment, preprocessing)
-    return Setup(config, dataset, recipe, every, augment, evaluator, workers, state)
+    evaluator = Evaluator.of(config, preprocessing, precision)
+    return Setup(config, dataset, recipe, intervals, augment, evaluator, state)
+
+
+def _check_trainable(model: nn.Module, config: Config) -> None:
+    """Raise a UserError where all weights are frozen, or batch norm cannot work on a batch of one."""
+    if config.train.batch_size == 1:
+        _check_batch_of_one(model, config)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"model.freeze={config.model.freeze} leaves nothing to train. Freeze less")
 
 
 def _check_batch_of_one(model: nn.Module, config: Config) -> None:
@@ -143,10 +141,10 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
     plans = ShuffledPlans(
         size=len(images),
         batch_size=config.train.batch_size,
-        per_epoch=setup.every.epoch * parts,  # whole steps, so that an epoch's end is always a step's
+        per_epoch=setup.intervals.epoch * parts,  # whole steps, so that an epoch's end is always a step's
         seed=config.seed,
         start=setup.state.step * parts,
-        stop=setup.every.total * parts,
+        stop=setup.intervals.total * parts,
     )
     device = setup.recipe.precision.device
     return load_batches(
@@ -155,12 +153,12 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
         plans,
         decode=setup.recipe.preprocessing.decode,
         seed=config.seed,
-        workers=setup.workers,
+        workers=setup.evaluator.workers,
         device=device,
     )
 
 
-def intervals(config: Config, images: int) -> Intervals:
+def make_intervals(config: Config, images: int) -> Intervals:
     """Count a run's steps, given its number of training images.
 
     Raises:

@@ -13,8 +13,8 @@ from mlops_img.cli import conf_folder
 from mlops_img.config.command_line import for_shell, given_values, parse, prepare_arguments, quoted, split_arguments
 from mlops_img.config.schemas import COMMANDS, leaf_keys, register_schemas
 from mlops_img.config.train import Config
-from mlops_img.core.files import OVERRIDES_FILE
 from mlops_img.errors import UserError
+from mlops_img.runs.folder import OVERRIDES_FILE
 from mlops_img.runs.resume import resume_arguments
 from tests.helpers.paths import ROOT
 

@@ -130,7 +130,7 @@ def test_config_of_a_run_reads_back_as_it_was(tmp_path: Path) -> None:
     assert dataclasses.asdict(again)["data"]["table"] == "labels.csv"
 
 
-def test_config_that_is_none_is_a_user_error(tmp_path: Path) -> None:
+def test_file_that_is_not_a_configuration_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: 1\n")
-    with pytest.raises(UserError, match="is no configuration of a run"):
+    with pytest.raises(UserError, match="is not the configuration of a run"):
         load_config(tmp_path / "config.yaml")

@@ -23,8 +23,8 @@ from mlops_img.data.loader import (
     Batch,
     Plan,
     ShuffledPlans,
-    default_workers,
     load_batches,
+    loader_workers,
     ordered_plans,
 )
 from mlops_img.data.sources.base import ImageSet, read_file
@@ -181,8 +181,9 @@ def test_a_batch_moves_to_a_device_whole(images: ImageSet) -> None:
 
 
 def test_a_cpu_that_trains_gets_no_workers_and_a_gpu_some() -> None:
-    assert default_workers(torch.device("cpu")) == 0
-    assert 1 <= default_workers(torch.device("cuda")) <= 8
+    assert loader_workers(None, torch.device("cpu")) == 0
+    assert loader_workers(3, torch.device("cpu")) == 3
+    assert 1 <= loader_workers(None, torch.device("cuda")) <= 8
 
 
 # Signals.

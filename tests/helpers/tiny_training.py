@@ -20,7 +20,7 @@ from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.training.loop import Recipe
 from mlops_img.training.losses import SoftCrossEntropy
 from mlops_img.training.optim import make_optimizer
-from mlops_img.training.throughput import Speed
+from mlops_img.training.progress import Speed
 
 CPU = torch.device("cpu")
 SIDE = 8

@@ -17,7 +17,7 @@ import torch
 
 from mlops_img.errors import EXIT_STOPPED
 from mlops_img.runs.checkpoint import read_checkpoint
-from mlops_img.training.hooks import Session
+from mlops_img.training.hooks import RunHooks
 from tests.helpers.commands import TINY, Outcome
 from tests.helpers.paths import ROOT
 from tests.helpers.shapes import SHAPES, write_shapes
@@ -40,7 +40,7 @@ MEASURED_BY_THE_CLOCK = {"images_per_second", "data_wait_seconds", "memory_gb"}
 
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Session, "stop_requested", lambda session: session.setup.state.step >= step)
+    monkeypatch.setattr(RunHooks, "stop_requested", lambda hooks: hooks.setup.state.step >= step)
 
 
 def content(run: Path) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_run_is_not_overwritten(train: Train, tmp_path: Path) -> None:
     before = metrics(tmp_path / "runs/a")
     outcome = train("hydra.run.dir=runs/a", "optim.lr=0.1")
     assert outcome.code == 2
-    assert "runs/a holds a run already. Go on with resume=auto" in outcome.err
+    assert "runs/a holds a run already. Resume it with resume=auto" in outcome.err
     assert metrics(tmp_path / "runs/a") == before
 
 

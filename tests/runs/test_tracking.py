@@ -15,7 +15,7 @@ import pytest
 from mlops_img.config.train import TrackingConfig
 from mlops_img.errors import EXIT_STOPPED
 from mlops_img.runs.tracking import NoTracker, WandbTracker, start_tracker
-from mlops_img.training.hooks import Session
+from mlops_img.training.hooks import RunHooks
 from tests.helpers.commands import Outcome
 
 Train = Callable[..., Outcome]
@@ -43,7 +43,7 @@ def test_offline_run_records_metrics_config_pictures_and_model(train: Train, tmp
 
 def test_resumed_run_continues_its_wandb_run(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.setup.state.step >= 3)
+        patch.setattr(RunHooks, "stop_requested", lambda hooks: hooks.setup.state.step >= 3)
         assert train("tracking=wandb", "hydra.run.dir=runs/a").code == EXIT_STOPPED
     assert train("tracking=wandb", "hydra.run.dir=runs/a", "resume=auto").code == 0
     ids = {path.name.split("-", 1)[1] for path in (tmp_path / "runs/a/wandb").glob("offline-run-*/run-*.wandb")}
