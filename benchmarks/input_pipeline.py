@@ -25,7 +25,8 @@ from mlops_img.config.data import FolderConfig
 from mlops_img.config.train import AugmentConfig
 from mlops_img.data.augment import ImageAugment
 from mlops_img.data.loader import ShuffledPlans, load_batches
-from mlops_img.data.sources.base import Folder, ImageSet, read_file
+from mlops_img.data.sources.base import ImageSet, read_file
+from mlops_img.data.sources.folder import Folder
 from mlops_img.models.build import IMAGENET_MEAN, IMAGENET_STD
 from mlops_img.preprocessing.decode import decode_rgb
 from mlops_img.preprocessing.transforms import Preprocessing

@@ -27,7 +27,8 @@ from mlops_img.models.build import IMAGENET_MEAN, IMAGENET_STD
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import Intervals, Recipe, fit
-from mlops_img.training.optim import SoftCrossEntropy, make_optimizer
+from mlops_img.training.losses import SoftCrossEntropy
+from mlops_img.training.optim import make_optimizer
 from mlops_img.training.throughput import Speed
 
 BATCH, SIDE, CLASSES, LR = 32, 224, 1000, 1e-3

@@ -1,4 +1,4 @@
-"""From a folder of labelled images to a small, verified classifier, with one configuration."""
+"""From a folder of labeled images to a small, verified classifier, with one configuration."""
 
 from __future__ import annotations
 

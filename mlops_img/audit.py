@@ -19,16 +19,15 @@ from itertools import chain
 from pathlib import Path
 
 from mlops_img.cli import command
+from mlops_img.config.commands import AuditConfig
 from mlops_img.config.data import DataConfig
-from mlops_img.config.rules import validate_data
-from mlops_img.config.train import AuditConfig
 from mlops_img.core.files import write_json
 from mlops_img.data.audit.findings import Findings, find
-from mlops_img.data.audit.near_duplicates import MAX_DISTANCE
 from mlops_img.data.audit.scan import scan
 from mlops_img.data.audit.table import findings_table
 from mlops_img.data.duplicates import ContentIndex
-from mlops_img.data.sources.base import Table, open_source
+from mlops_img.data.sources.base import Table
+from mlops_img.data.sources.registry import open_source
 from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import EXIT_FAILED, UserError
 
@@ -39,12 +38,6 @@ def audit(config: AuditConfig) -> Findings:
     Raises:
         UserError: the data are missing or malformed, or a key is out of range.
     """
-    validate_data(config.data)
-    if not 0 <= config.near_duplicate_bits <= MAX_DISTANCE:
-        raise UserError(
-            f"near_duplicate_bits={config.near_duplicate_bits}: must lie between 0 and {MAX_DISTANCE} "
-            "(of 64; 3 finds close copies, 6 looser ones)"
-        )
     table, refusals = _split_if_possible(open_source(config.data).table(), config.data)
     if len(table.classes) < 2:
         refusals.append(f"there is only the class {table.classes[0]!r}: a classifier needs two at least{table.hint}")

@@ -6,7 +6,7 @@ Prints a table, and writes it as JSON and as a figure beside the bundle.
 from __future__ import annotations
 
 from mlops_img.cli import command
-from mlops_img.config.export import BenchmarkConfig
+from mlops_img.config.commands import BenchmarkConfig
 
 
 def benchmark(config: BenchmarkConfig) -> None:
@@ -15,9 +15,6 @@ def benchmark(config: BenchmarkConfig) -> None:
     Raises:
         UserError: no bundle, or a damaged one.
     """
-    from mlops_img.config.rules import validate_benchmark
-
-    validate_benchmark(config)
     from mlops_img.compression.latency import measure_bundle, show
 
     show(measure_bundle(config), config)

@@ -13,21 +13,24 @@ import traceback
 import uuid
 from collections.abc import Callable, Collection
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mlops_img.config.command_line import prepare_arguments, quoted
 from mlops_img.config.paths import expand_home, expand_paths
-from mlops_img.config.train import command_schemas, leaf_keys, register_schemas
+from mlops_img.config.plugins import import_plugins
+from mlops_img.config.rules import validate
+from mlops_img.config.schemas import COMMANDS, leaf_keys, register_schemas
 from mlops_img.core.environment import prepare_process
 from mlops_img.errors import ERROR_FILE, EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
 
@@ -35,6 +38,7 @@ C = TypeVar("C")
 E = TypeVar("E", bound=BaseException)
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 PACKAGE = Path(__file__).parent
 MAX_SUGGESTIONS = 3
@@ -63,7 +67,7 @@ def command(
         rewrite: maps the arguments to those that Hydra gets.
     """
     prepare_process()
-    keys = leaf_keys(command_schemas()[config_name])
+    keys = leaf_keys(COMMANDS[config_name])
     try:
         arguments = prepare_arguments(sys.argv[1:], {key for key, entry in keys.items() if entry.metadata.get("path")})
         sys.argv[1:] = rewrite(arguments) if rewrite else arguments
@@ -71,6 +75,7 @@ def command(
         exit_with(error)
     register_schemas()
     OmegaConf.register_new_resolver("run_name", _run_name, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("groups", partial(groups_help, conf_folder(), config_name), replace=True)
     # Hydra then hands errors on instead of printing them and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -83,6 +88,8 @@ def command(
             reject_unknown_keys(composed, keys)
             config: Any = OmegaConf.to_object(composed)
             expand_paths(config)
+            import_plugins(getattr(config, "plugins", ()))
+            validate(config)
             return task(config)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -102,6 +109,9 @@ def command(
     except Exception as error:
         # Hydra makes the run folder and its log before any code of ours runs.
         cause = None if begun or isinstance(error, HydraException) else _find(error, OSError)
+        if isinstance(cause, BrokenPipeError):  # `--help | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is flushed into the pipe
+            sys.exit(EXIT_BROKEN_PIPE)
         if cause is not None:
             place = f"run folder {cause.filename} cannot be made: {cause.strerror}"
             error = UserError(f"{place}. Choose another with hydra.run.dir=...")
@@ -190,7 +200,7 @@ def describe(error: Exception, keys: Collection[str] = ()) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = _find(error, OmegaConfBaseException)
         return _one_line(error) if cause is None else _describe_key(error, cause, keys)
-    if isinstance(error, YAMLError):
+    if isinstance(error, yaml.YAMLError):
         return f"invalid YAML: {_one_line(error)}"
     if isinstance(error, OSError) and error.errno in FULL_OR_LOCKED:
         place = error.filename or "a file of the run"
@@ -240,6 +250,19 @@ def _leave_error(folder: Path, error: Exception, keys: Collection[str]) -> Excep
     log.error("%s", message)
     (folder / ERROR_FILE).write_text(message + "\n", encoding="utf-8")
     return UserError(line) if line else RuntimeError(f"a job failed, see {folder / ERROR_FILE}")
+
+
+def groups_help(conf: Path, config_name: str) -> str:
+    """Return the part of `--help` on the groups that a command composes; empty where there are none.
+
+    Args:
+        conf: the folder of the YAML files.
+        config_name: of the file in it.
+    """
+    defaults = yaml.safe_load((conf / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]
+    groups = [group for entry in defaults if isinstance(entry, dict) for group in entry if " " not in group]
+    lines = [f"{group}: {', '.join(sorted(path.stem for path in (conf / group).glob('*.yaml')))}" for group in groups]
+    return "\n".join(["Groups (choose one of each with group=option):", "", *lines, "", ""]) if lines else ""
 
 
 def _run_name() -> str:

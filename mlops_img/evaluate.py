@@ -14,8 +14,8 @@ from __future__ import annotations
 from hydra.core.hydra_config import HydraConfig
 
 from mlops_img.cli import command
+from mlops_img.config.commands import EvaluateConfig
 from mlops_img.config.data import DataConfig, EvaluateDataConfig
-from mlops_img.config.train import EvaluateConfig
 from mlops_img.errors import UserError
 
 SHOWN = (
@@ -55,9 +55,6 @@ def evaluate(config: EvaluateConfig) -> float:
     Raises:
         UserError: no such run, no checkpoint, other classes than it was trained on, or no such split.
     """
-    from mlops_img.config.rules import check_choice
-
-    check_choice("split", config.split, ("train", "val", "test"))
     _check_used(config.data)
 
     from mlops_img.evaluation.confidence import with_interval

@@ -15,9 +15,6 @@ def export(config: ExportConfig) -> None:
     Raises:
         UserError: no such run, a setting that cannot be, or accuracy that falls too far.
     """
-    from mlops_img.config.rules import validate_export
-
-    validate_export(config)
     from mlops_img.compression.workflow import export_run
 
     export_run(config)

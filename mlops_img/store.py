@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_img.cli import command
-from mlops_img.config.train import StoreConfig
+from mlops_img.config.commands import StoreConfig
 from mlops_img.errors import UserError
 
 if TYPE_CHECKING:

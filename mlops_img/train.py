@@ -21,9 +21,6 @@ from mlops_img.runs.tracking import check_online
 
 def train(config: Config) -> float:
     """Run one training and return the value of `config.optimized_metric` that its best epoch reached."""
-    from mlops_img.config.rules import validate
-
-    validate(config)
     check_online(config.tracking)
     from mlops_img.runs.folder import Origin, RunFolder
 

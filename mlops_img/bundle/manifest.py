@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-FORMAT = 2  # 2: Quality.top1_interval
+# 2: Quality.top1_interval. 3: license, gray and color_balance in American spelling; older ones are still read.
+FORMAT = 3
 
 Precision = Literal["fp32", "bf16", "int8-dynamic", "int8-static"]
 
@@ -23,6 +24,8 @@ def _inside(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_inside)]
+# Before format 3 it was spelled colour_balance.
+StatisticName = Annotated[str, BeforeValidator(lambda name: "color_balance" if name == "colour_balance" else name)]
 
 
 class Record(BaseModel):
@@ -38,7 +41,7 @@ class ModelInfo(Record):
         name: timm's name, or the import path of a class of one's own.
         options: keyword arguments that it was built with.
         weights: what its training started from: none, hub, or the name of a file.
-        licence: of those weights, as far as timm knows it.
+        license: of those weights, as far as timm knows it.
         parameters: how many weights it has.
         macs: multiply-accumulates for one image.
     """
@@ -46,7 +49,7 @@ class ModelInfo(Record):
     name: str
     options: dict[str, Any]
     weights: str
-    licence: str | None
+    license: str | None = Field(validation_alias=AliasChoices("license", "licence"))  # licence: before format 3
     parameters: int
     macs: int
 
@@ -58,7 +61,7 @@ class PreprocessingInfo(Record):
     crop_pct: float = Field(gt=0)
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    grey: bool
+    gray: bool = Field(validation_alias=AliasChoices("gray", "grey"))  # grey: before format 3
     sixteen_bit: Literal["declared", "range"] = "declared"  # bundles of earlier versions do not say it
 
 
@@ -181,7 +184,7 @@ class DriftReference(Record):
     images: int
     sample: int
     features: int
-    statistics: list[str]
+    statistics: list[StatisticName]
     quantiles: list[float]
 
 

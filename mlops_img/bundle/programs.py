@@ -1,7 +1,7 @@
 """Executable forms of a model: portable `torch.export` programs and AOTInductor packages bound to a machine.
 
 Each takes uint8 images (n, 3, side, side) and returns logits, float32 (n, classes), and features, float32 (n, d):
-normalisation is part of the program.
+normalization is part of the program.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ MIN_EXPORTED_BATCH = 2  # with a single image, its batch dimension would be take
 
 
 class Servable(nn.Module):
-    """A model as programs run it: it normalises by itself, and gives its features beside the logits.
+    """A model as programs run it: it normalizes by itself, and gives its features beside the logits.
 
     Features are what the classifier takes, for timm's models; of any other they are the logits once more.
     """

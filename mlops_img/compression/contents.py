@@ -51,7 +51,7 @@ def model_info(run: FinishedRun, subject: Subject) -> ModelInfo:
         name=config._target_ or config.name,
         options=options,
         weights=config.weights if config.weights in ("none", "hub") else Path(config.weights).name,
-        licence=pretrained.get("license") if config.weights == "hub" else None,
+        license=pretrained.get("license") if config.weights == "hub" else None,
         parameters=sum(weights.numel() for weights in subject.model.parameters()),
         macs=count_macs(Servable(subject.model, subject.preprocessing))[0],
     )

@@ -14,9 +14,10 @@ from mlops_img.bundle.folder import read_bundle
 from mlops_img.bundle.programs import CannotRunError, load_program
 from mlops_img.compression.capture import example_images
 from mlops_img.compression.measure import timed
-from mlops_img.config.export import BenchmarkConfig
+from mlops_img.config.commands import BenchmarkConfig
 from mlops_img.core.files import write_atomically, write_json
 from mlops_img.core.precision import choose_device
+from mlops_img.core.text import text_table
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.reporting.figures import latency_figure, png_bytes
 from mlops_img.runs.folder import hardware
@@ -75,10 +76,7 @@ def show(timings: list[Timing], config: BenchmarkConfig) -> None:
         )
         for one in timings
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    for row in rows:
-        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        print(row[0].ljust(widths[0]), *cells, sep="  ")
+    print(text_table(rows))
     folder = Path(config.bundle).resolve()
     base = Path(config.output) if config.output else folder.with_name(f"{folder.name}.benchmark")
     figure = png_bytes(latency_figure([asdict(one) for one in timings]))

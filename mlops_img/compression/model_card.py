@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mlops_img.bundle.manifest import Candidate, Manifest, Quality
 from mlops_img.core.files import write_text
+from mlops_img.core.text import markdown_table
 from mlops_img.data.sources.split_origin import noted_splits
 from mlops_img.evaluation.confidence import with_interval
 
@@ -18,13 +19,7 @@ HEAD = ("", "top-1 (95 % interval)", "drop (95 % interval)", "cosine", "MB", "ms
 
 def candidates_table(candidates: Sequence[Candidate]) -> str:
     """Return what was tried as a Markdown table; the drop is in points, positive is worse."""
-    rows = [HEAD, *(_row(candidate) for candidate in candidates)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "| " + " | ".join("-" * max(3, width) for width in widths) + " |")
-    return "\n".join(lines)
+    return markdown_table([HEAD, *(_row(candidate) for candidate in candidates)])
 
 
 def write_model_card(folder: Path, manifest: Manifest) -> None:

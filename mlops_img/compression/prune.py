@@ -73,7 +73,7 @@ def _attention(model: nn.Module) -> list[nn.Module]:
 
 
 def _channels(preprocessing: Preprocessing) -> int:
-    return 1 if preprocessing.grey else 3
+    return 1 if preprocessing.gray else 3
 
 
 def _macs(model: nn.Module, preprocessing: Preprocessing) -> int:

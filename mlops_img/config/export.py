@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mlops_img.config.data import EvaluateDataConfig
-from mlops_img.config.paths import PATH
+from mlops_img.config.rules import at_least, folder_name, key, one_of
 
 
 @dataclass
@@ -14,9 +14,9 @@ class QuantizeConfig:
 
     # none (fp32), bf16, dynamic (int8, linear layers alone), static (int8, calibrated), or auto: tries what fits
     # the machine and keeps the fastest that stays within export.max_accuracy_drop.
-    name: str = "auto"
+    name: str = key("auto", one_of("auto", "none", "bf16", "dynamic", "static"))
     # Training images that show static quantization how large activations get, as many of each class.
-    calibration_images: int = 256
+    calibration_images: int = key(256, at_least(1))
     # Layers that stay in fp32, by name; others join them where accuracy asks for it.
     keep_fp32: list[str] = field(default_factory=list)
 
@@ -26,7 +26,7 @@ class PruneConfig:
     """Group `prune`: channels that matter least are taken out before anything else."""
 
     # none or channels.
-    name: str = "none"
+    name: str = key("none", one_of("none", "channels"))
     # Share of the multiply-accumulates that goes.
     macs: float = 0.3
     # The fine-tuning that follows: its length and its highest learning rate as a share of the training's.
@@ -39,19 +39,19 @@ class ExportOptions:
     """Node `export`."""
 
     # Points of top-1 on the validation split that compression may cost.
-    max_accuracy_drop: float = 0.5
+    max_accuracy_drop: float = key(0.5, at_least(0))
     # Compile for this machine with AOTInductor (needs g++); else portable programs alone.
     compile: bool = True
     # Write model.onnx too, checked against the program (pip install "mlops_img[onnx]").
     onnx: bool = False
     # The most images that a program takes at once.
-    max_batch: int = 64
+    max_batch: int = key(64, at_least(2))
     # auto, cpu, cuda: where the model is to run.
     device: str = "auto"
     # Validation images that the drift reference keeps a row of.
-    drift_sample: int = 1000
+    drift_sample: int = key(1000, at_least(1))
     # Validation images that come along for people to try.
-    samples: int = 6
+    samples: int = key(6, at_least(0))
 
 
 @dataclass
@@ -59,27 +59,14 @@ class ExportConfig:
     """The configuration of `python -m mlops_img.export`."""
 
     # The run folder whose best checkpoint is exported.
-    run: str = field(default="runs/latest", metadata=PATH)
+    run: str = key("runs/latest", path=True)
     # Where bundles are made: <bundles>/<name>-<version>, and <bundles>/latest leads to the newest.
-    bundles: str = field(default="bundles", metadata=PATH)
+    bundles: str = key("bundles", path=True)
     # null: the model's name. Versions count up from 1.
-    name: str | None = None
+    name: str | None = key(None, folder_name())
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     export: ExportOptions = field(default_factory=ExportOptions)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
-
-
-@dataclass
-class BenchmarkConfig:
-    """The configuration of `python -m mlops_img.benchmark`."""
-
-    bundle: str = field(default="bundles/latest", metadata=PATH)
-    # Images per call.
-    batches: list[int] = field(default_factory=lambda: [1, 8, 16, 32])
-    # For each program and batch size, in so many turns.
-    seconds: float = 6.0
-    rounds: int = 3
-    device: str = "auto"
-    # Where the figures go, without ending; null: beside the bundle.
-    output: str | None = field(default=None, metadata=PATH)
+    # Modules to import besides those of the run, which register forms of programs of your own (docs/extending.md).
+    plugins: list[str] = field(default_factory=list)

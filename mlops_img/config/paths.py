@@ -1,6 +1,6 @@
 """Keys that name a file or a folder: their mark, and `~` in their values.
 
-A key is marked where it is defined, `field(default=..., metadata=PATH)`; everything here follows from the mark.
+A key is marked where it is defined, `key(default, path=True)`; everything here follows from the mark.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 from mlops_img.errors import UserError
 
-PATH = {"path": True}
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
 
 

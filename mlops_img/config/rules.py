@@ -1,171 +1,135 @@
-"""What the types of the configuration cannot say: choices, ranges and what goes together."""
+"""Rules of configuration keys: each stands beside its key, `key(default, rule)`; `validate` checks them all."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import field
+from importlib import import_module
 from typing import Any
 
-from mlops_img.config.data import SIXTEEN_BIT, CsvConfig, DataConfig
-from mlops_img.config.export import BenchmarkConfig, ExportConfig
-from mlops_img.config.train import Config
 from mlops_img.errors import UserError, did_you_mean
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "data.on_bad_image": ("raise", "skip"),
-    "augment.crop": ("random_resized", "pad", "none"),
-    "augment.policy": ("none", "randaugment", "trivialaugment"),
-    "schedule.name": ("cosine", "one_cycle", "step", "constant"),
-    "loss.name": ("cross_entropy", "bce"),
-    "train.precision": ("auto", "fp32", "bf16", "fp16"),
-    "train.select": ("best", "last"),
-    "tracking.name": ("none", "wandb"),
-    "tracking.mode": ("auto", "online", "offline"),
-    "optimized_metric": ("val.top1", "val.top5", "val.f1_macro", "val.loss"),
-}
-
-# Key: the least value, and whether that value itself is allowed.
-LEAST: dict[str, tuple[float, bool]] = {
-    "seed": (0, True),
-    "data.image_size": (0, False),
-    "data.limit": (0, False),
-    "data.workers": (0, True),
-    "augment.padding": (0, True),
-    "augment.randaugment_ops": (0, True),
-    "augment.mixup": (0, True),
-    "augment.cutmix": (0, True),
-    "augment.color_jitter": (0, True),
-    "optim.lr": (0, False),
-    "optim.weight_decay": (0, True),
-    "optim.layer_decay": (0, False),
-    "train.epochs": (0, False),
-    "train.max_steps": (0, False),
-    "train.batch_size": (0, False),
-    "train.eval_batch_size": (0, False),
-    "train.accumulate": (0, False),
-    "train.grad_clip": (0, False),
-    "train.checkpoint_every_steps": (0, True),
-    "train.keep_checkpoints": (0, False),
-    "train.log_every_steps": (0, True),
-    "train.early_stopping_patience": (0, False),
-    "train.profile_steps": (0, True),
-}
-
-PROBABILITIES = (
-    "data.crop_pct",
-    "model.drop_rate",
-    "model.drop_path_rate",
-    "augment.hflip",
-    "augment.vflip",
-    "augment.random_erasing",
-    "augment.mix_prob",
-    "loss.label_smoothing",
-    "schedule.final_fraction",
-    "train.ema_decay",
-)
+# Takes a key's full name and its value; raises a UserError where the value breaks the rule.
+Rule = Callable[[str, Any], None]
 
 
-def validate(config: Config) -> None:
-    """Check the whole configuration.
+def key(default: Any, *rules: Rule, path: bool = False) -> Any:
+    """Define a field of a configuration dataclass with its rules.
+
+    Args:
+        default: value of the field; each instance gets a list of its own.
+        rules: checked by `validate`, in this order; a value of None breaks none.
+        path: the value names a file or a folder, so `~` is expanded and special characters need no quotes.
+    """
+    metadata = {"rules": rules, "path": path}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def validate(config: Any, prefix: str = "") -> None:
+    """Check every key of a configuration, then what its keys say together (a dataclass's own `check`).
+
+    Args:
+        config: a dataclass instance; nested ones are checked too.
+        prefix: of the keys, for errors.
 
     Raises:
-        UserError: the first key that cannot be; says what it may be.
+        UserError: the first key whose value breaks a rule; says what it may be.
     """
-    for key, valid in CHOICES.items():
-        check_choice(key, _value(config, key), valid)
-    for key, (least, included) in LEAST.items():
-        value = _value(config, key)
-        if value is not None and not (value >= least if included else value > least):
-            raise UserError(f"{key}={value}: it must be {'at least' if included else 'more than'} {least}")
-    for key in PROBABILITIES:
-        value = _value(config, key)
-        if value is not None and not 0 <= value <= 1:
-            raise UserError(f"{key}={value}: it must lie between 0 and 1")
-    validate_data(config.data)
-    if not 0 <= config.augment.randaugment_magnitude <= 30:
-        raise UserError(f"augment.randaugment_magnitude={config.augment.randaugment_magnitude}: it must lie in 0..30")
-    if config.augment.hue_jitter > 0.5:
-        raise UserError(f"augment.hue_jitter={config.augment.hue_jitter}: it must be at most 0.5")
-    for key in ("augment.scale", "augment.ratio", "augment.zoom"):
-        value = _value(config, key)
-        if len(value) != 2 or not 0 < value[0] <= value[1]:
-            raise UserError(f"{key}={value}: it takes two numbers above 0, the smaller first, e.g. [0.5, 1.0]")
+    for entry in dataclasses.fields(config):
+        name, value = f"{prefix}{entry.name}", getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            validate(value, f"{name}.")
+        elif value is not None:
+            for rule in entry.metadata.get("rules", ()):
+                rule(name, value)
+    check: Callable[[str], None] | None = getattr(config, "check", None)
+    if check is not None:
+        check(prefix)
 
 
-def validate_data(config: DataConfig) -> None:
-    """Check the group `data`.
+def one_of(*choices: str) -> Rule:
+    """Allow these values."""
+    return lambda name, value: check_choice(name, value, choices)
 
-    Raises:
-        UserError: the first key that cannot be; says what it may be.
+
+def one_from(table: str, *others: str, prefix: str = "") -> Rule:
+    """Allow the names in a table, which is imported when it is needed.
+
+    Args:
+        table: the import path of a mapping, "module:NAME".
+        others: further values that are allowed, named first.
+        prefix: put before each name of the table.
     """
-    check_choice("data.sixteen_bit", config.sixteen_bit, SIXTEEN_BIT)
-    if config.crop_pct <= 0:
-        raise UserError(f"data.crop_pct={config.crop_pct}: it must be more than 0")
-    for key in ("mean", "std"):
-        value = getattr(config, key)
-        if value is not None and len(value) != 3:
-            raise UserError(f"data.{key}={value}: it takes one number for each of red, green and blue")
-    if config.std is not None and min(config.std) <= 0:
-        raise UserError(f"data.std={config.std}: each must be more than 0")
-    if isinstance(config, CsvConfig):
-        _validate_csv(config)
+    return lambda name, value: check_choice(
+        name, value, (*others, *(f"{prefix}{entry}" for entry in import_table(table)))
+    )
 
 
-def _validate_csv(config: CsvConfig) -> None:
-    check_choice("data.on_missing_label", config.on_missing_label, ("raise", "skip"))
-    names = config.label_columns
-    if names is None:
-        return
-    if config.label_column != CsvConfig.label_column:
-        raise UserError(
-            f"data.label_column={config.label_column} and data.label_columns={names}: "
-            "set one of them, label_columns for one column of 0 and 1 per class"
-        )
-    if len(set(names)) < max(2, len(names)):
-        raise UserError(f"data.label_columns={names}: name at least two columns, each once")
+def import_table(path: str) -> Mapping[str, Any]:
+    """Return the mapping at "module:NAME"."""
+    module, _, name = path.partition(":")
+    table: Mapping[str, Any] = getattr(import_module(module), name)
+    return table
 
 
-def check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, valid: Collection[str]) -> None:
     """Raise a UserError that names the nearest choice if `value` is none of them."""
     if value not in valid:
-        raise UserError(f"{key}={value}: it can be {', '.join(valid)}.{did_you_mean(value, valid)}")
+        raise UserError(f"{name}={value}: it can be {', '.join(valid)}.{did_you_mean(value, valid)}")
 
 
-def _value(config: Config | ExportConfig, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
+def at_least(least: float) -> Rule:
+    """Allow this number and larger ones."""
+    return _require(lambda value: value >= least, f"it must be at least {least}")
 
 
-def validate_export(config: ExportConfig) -> None:
-    """Check the configuration of an export.
-
-    Raises:
-        UserError: the first key that cannot be; says what it may be.
-    """
-    check_choice("quantize.name", config.quantize.name, ("auto", "none", "bf16", "dynamic", "static"))
-    check_choice("prune.name", config.prune.name, ("none", "channels"))
-    for key, least in (
-        ("quantize.calibration_images", 1),
-        ("export.max_accuracy_drop", 0),
-        ("export.max_batch", 2),
-        ("export.drift_sample", 1),
-        ("export.samples", 0),
-    ):
-        value = _value(config, key)
-        if value < least:
-            raise UserError(f"{key}={value}: it must be at least {least}")
-    if config.name is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", config.name):
-        raise UserError(f"name={config.name}: it names a folder; use letters, digits, '.', '_' and '-'")
+def more_than(limit: float) -> Rule:
+    """Allow larger numbers than this."""
+    return _require(lambda value: value > limit, f"it must be more than {limit}")
 
 
-def validate_benchmark(config: BenchmarkConfig) -> None:
-    """Check the configuration of a benchmark.
+def between(low: float, high: float) -> Rule:
+    """Allow these two numbers and those between them."""
+    return _require(lambda value: low <= value <= high, f"it must lie between {low} and {high}")
 
-    Raises:
-        UserError: the first key that cannot be; says what it may be.
-    """
-    if not config.batches or min(config.batches) < 1:
-        raise UserError(f"batches={config.batches}: name at least one number of images, each at least 1")
-    if config.seconds <= 0 or config.rounds < 1:
-        raise UserError(f"seconds={config.seconds} and rounds={config.rounds} must be more than 0")
+
+def ascending_pair() -> Rule:
+    """Allow two numbers above 0, the smaller first."""
+    return _require(
+        lambda value: len(value) == 2 and 0 < value[0] <= value[1],
+        "it takes two numbers above 0, the smaller first, e.g. [0.5, 1.0]",
+    )
+
+
+def per_channel() -> Rule:
+    """Allow three numbers."""
+    return _require(lambda value: len(value) == 3, "it takes one number for each of red, green and blue")
+
+
+def each_more_than(limit: float) -> Rule:
+    """Allow lists of larger numbers than this."""
+    return _require(lambda value: all(one > limit for one in value), f"each must be more than {limit}")
+
+
+def not_empty(what: str) -> Rule:
+    """Allow lists that hold something."""
+    return _require(bool, f"name at least one {what}")
+
+
+def folder_name() -> Rule:
+    """Allow what can name a folder anywhere."""
+    return _require(
+        re.compile(r"[A-Za-z0-9][\w.-]*").fullmatch, "it names a folder; use letters, digits, '.', '_' and '-'"
+    )
+
+
+def _require(holds: Callable[[Any], Any], otherwise: str) -> Rule:
+    def rule(name: str, value: Any) -> None:
+        if not holds(value):
+            raise UserError(f"{name}={value}: {otherwise}")
+
+    return rule

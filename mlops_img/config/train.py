@@ -1,6 +1,6 @@
-"""Every key of the configuration: its type, its default and what it means.
+"""Every key of `python -m mlops_img.train`: its type, its default, its rule and what it means.
 
-Hydra merges the YAML files of `conf/` and the command line into these dataclasses, so a misspelt key
+Hydra merges the YAML files of `conf/` and the command line into these dataclasses, so a misspelled key
 or a value of the wrong type fails in a file exactly as it does on the command line. This module
 imports nothing heavy: `--help` must stay quick.
 
@@ -9,17 +9,15 @@ Lengths of time are written as text with a unit: "5 epochs", "500 steps" or "10%
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, cast, get_type_hints
+from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
-from mlops_img.config.data import DATA_SOURCES, DataConfig, EvaluateDataConfig
-from mlops_img.config.paths import PATH
+from mlops_img.config.data import DataConfig
+from mlops_img.config.rules import ascending_pair, at_least, between, key, more_than, one_from, one_of
 
-FREE_FORM = ("kwargs", "custom", "lr_scales")  # keys of mappings that may hold any key
+PRECISION = one_of("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass
@@ -32,14 +30,14 @@ class ModelConfig:
     # Where the first weights come from: none (random), hub (timm's pretrained weights), hf-hub:<owner>/<name>
     # (any repository there), or a path: a safetensors file, a checkpoint of timm, torchvision, Lightning or
     # plain PyTorch, a folder in the layout of Hugging Face, a run folder, a bundle.
-    weights: str = field(default="none", metadata=PATH)
+    weights: str = key("none", path=True)
     # What stays as it is: none, backbone (all but the classifier), or the name of a module up to and
     # including which, in the order of the forward pass, nothing is trained (e.g. layer3, stages.2).
     freeze: str = "none"
     # Dropout before the classifier, and stochastic depth (arXiv:1603.09382), each a probability.
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    # Input channels: 3 (RGB) or 1 (the grey value of the RGB image).
+    drop_rate: float = key(0.0, between(0, 1))
+    drop_path_rate: float = key(0.0, between(0, 1))
+    # Input channels: 3 (RGB) or 1 (the gray value of the RGB image).
     in_chans: int = 3
     # How much the first layers of a conv net shrink the image: null keeps the model's own (4 for a
     # ResNet); 2 takes the stride out of the first convolution, 1 the max-pooling too. For small images.
@@ -60,70 +58,75 @@ class AugmentConfig:
 
     # How a square is cut: random_resized (any part, arXiv:1409.4842), pad (the evaluation crop shifted by
     # up to `padding` pixels, as usual on CIFAR), or none (the evaluation crop).
-    crop: str = "random_resized"
+    crop: str = key("random_resized", one_of("random_resized", "pad", "none"))
     # random_resized: share of the image's area and aspect ratio, each from..to.
-    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
-    ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333])
-    padding: int = 4
+    scale: list[float] = key([0.08, 1.0], ascending_pair())
+    ratio: list[float] = key([0.75, 1.3333], ascending_pair())
+    padding: int = key(4, at_least(0))
     # Probabilities of a mirror image.
-    hflip: float = 0.5
-    vflip: float = 0.0
+    hflip: float = key(0.5, between(0, 1))
+    vflip: float = key(0.0, between(0, 1))
     # Random affine map: rotation in degrees either way, shift as a share of the side, scale from..to, shear
     # in degrees. All at rest: no map.
     degrees: float = 0.0
     translate: float = 0.0
-    zoom: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    zoom: list[float] = key([1.0, 1.0], ascending_pair())
     shear: float = 0.0
     # none, randaugment (arXiv:1909.13719) or trivialaugment (arXiv:2103.10158).
-    policy: str = "none"
-    randaugment_ops: int = 2
-    randaugment_magnitude: int = 9
+    policy: str = key("none", one_of("none", "randaugment", "trivialaugment"))
+    randaugment_ops: int = key(2, at_least(0))
+    randaugment_magnitude: int = key(9, between(0, 30))
     # Strength of brightness, contrast and saturation changes, and of hue changes (at most 0.5).
-    color_jitter: float = 0.0
-    hue_jitter: float = 0.0
+    color_jitter: float = key(0.0, at_least(0))
+    hue_jitter: float = key(0.0, between(0, 0.5))
     # On the batch, on the device: probability of erasing a rectangle (arXiv:1708.04896), and the Beta
     # parameters of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 is off. Where both are on,
     # each batch gets one of them; mix_prob is the share of batches that get any.
-    random_erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_prob: float = 1.0
+    random_erasing: float = key(0.0, between(0, 1))
+    mixup: float = key(0.0, at_least(0))
+    cutmix: float = key(0.0, at_least(0))
+    mix_prob: float = key(1.0, between(0, 1))
     # A transform of your own, last on each image: `_target_` of a callable uint8 (3, H, W) -> the same; {}: none.
     custom: dict[str, Any] | None = field(default_factory=dict)
 
 
 @dataclass
 class OptimConfig:
-    """Group `optim`: any optimiser of timm; norms and biases get no weight decay."""
+    """Group `optim`: any optimizer of timm; norms and biases get no weight decay."""
 
     # adamw, sgd (with Nesterov momentum), lamb, muon, or another name of timm.optim.list_optimizers().
     name: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    # Momentum of sgd and muon; Adam-like optimisers take betas from kwargs.
+    lr: float = key(1e-3, more_than(0))
+    weight_decay: float = key(0.05, at_least(0))
+    # Momentum of sgd and muon; Adam-like optimizers take betas from kwargs.
     momentum: float = 0.9
     # Each layer's learning rate is this times that of the layer above it (arXiv:2106.08254); null: off.
-    layer_decay: float | None = None
+    layer_decay: float | None = key(None, more_than(0))
     # Parts of the model that learn at a multiple of `lr`: head (the classifier), norm, bias, or a pattern of parameter
     # names, e.g. {head: 10, "layer1.*": 0.1}. The last one that fits a parameter counts; layer_decay multiplies.
     lr_scales: dict[str, float] = field(default_factory=dict)
-    # Further keyword arguments of the optimiser, e.g. {betas: [0.9, 0.95]}.
+    # Further keyword arguments of the optimizer, e.g. {betas: [0.9, 0.95]}.
     kwargs: dict[str, Any] = field(default_factory=dict)
+    # Import path of an optimizer class of your own instead, a torch.optim.Optimizer; called with parameter groups, lr,
+    # weight_decay and kwargs. lr_scales applies to it too; layer_decay and momentum do not.
+    _target_: str | None = None
 
 
 @dataclass
 class ScheduleConfig:
     """Group `schedule`: the learning rate as a function of the step."""
 
-    # cosine, one_cycle (arXiv:1708.07120), step or constant.
-    name: str = "cosine"
+    # cosine, one_cycle (arXiv:1708.07120), step, constant, or one that a plugin registered.
+    name: str = key("cosine", one_from("mlops_img.training.schedule:SCHEDULES"))
     # Linear rise from 0; for one_cycle the length of its rising half.
     warmup: str = "5%"
     # The last learning rate as a share of the highest (cosine, one_cycle).
-    final_fraction: float = 0.0
+    final_fraction: float = key(0.0, between(0, 1))
     # step: multiply by step_factor every step_length.
     step_length: str = "30%"
     step_factor: float = 0.1
+    # Arguments of a schedule of your own.
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -131,27 +134,32 @@ class LossConfig:
     """Group `loss`."""
 
     # cross_entropy, or bce: one binary decision per class (arXiv:2110.00476).
-    name: str = "cross_entropy"
-    label_smoothing: float = 0.0
+    name: str = key("cross_entropy", one_from("mlops_img.training.losses:LOSSES"))
+    label_smoothing: float = key(0.0, between(0, 1))
     # none, balanced (inversely to each class's number of images), or {class name: weight}; others get 1.
     class_weights: Any = "none"
+    # Import path of a loss of your own instead, an nn.Module class; called with label_smoothing, weight (float32
+    # (classes,), or None) and kwargs. Its forward takes logits (n, classes) and labels: int64 (n,), or float
+    # (n, classes) where images are mixed; it returns the mean loss.
+    _target_: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class TrainConfig:
     """Node `train`: the loop."""
 
-    epochs: int = 10
-    # Stop after this many optimiser steps, whatever `epochs` says (the schedule ends there too).
-    max_steps: int | None = None
+    epochs: int = key(10, more_than(0))
+    # Stop after this many optimizer steps, whatever `epochs` says (the schedule ends there too).
+    max_steps: int | None = key(None, more_than(0))
     # Images per forward pass.
-    batch_size: int = 64
-    # Forward passes per optimiser step: the batch that the optimiser sees is batch_size * accumulate.
-    accumulate: int = 1
+    batch_size: int = key(64, more_than(0))
+    # Forward passes per optimizer step: the batch that the optimizer sees is batch_size * accumulate.
+    accumulate: int = key(1, more_than(0))
     # Images per forward pass of an evaluation; null: twice batch_size.
-    eval_batch_size: int | None = None
+    eval_batch_size: int | None = key(None, more_than(0))
     # auto: bf16 where the hardware computes in it, else fp16 on CUDA and fp32 on a CPU. Or fp32, bf16, fp16.
-    precision: str = "auto"
+    precision: str = key("auto", PRECISION)
     # auto, cpu, cuda, cuda:1, ...
     device: str = "auto"
     # Images and weights in NHWC order in memory, which convolutions prefer.
@@ -161,32 +169,32 @@ class TrainConfig:
     # On CUDA, float32 products in TF32: a little less exact, several times faster.
     tf32: bool = True
     # Largest norm of the gradient; null: no clipping.
-    grad_clip: float | None = 1.0
+    grad_clip: float | None = key(1.0, more_than(0))
     # Decay of the moving average of the weights, which is then what is evaluated and kept; null: off.
-    ema_decay: float | None = None
+    ema_decay: float | None = key(None, between(0, 1))
     # Save every so many steps besides at each epoch's end; 0: only at the end of epochs.
-    checkpoint_every_steps: int = 0
+    checkpoint_every_steps: int = key(0, at_least(0))
     # How many of the newest checkpoints stay (the best one always does).
-    keep_checkpoints: int = 2
-    log_every_steps: int = 20
+    keep_checkpoints: int = key(2, more_than(0))
+    log_every_steps: int = key(20, at_least(0))
     # Which epoch's weights the run keeps, reports and exports: best (by `optimized_metric`), or last. With few
     # validation images and a schedule that ends at a low rate, the best epoch is one by chance.
-    select: str = "best"
+    select: str = key("best", one_of("best", "last"))
     # Stop when `optimized_metric` has not improved for so many epochs; null: never.
-    early_stopping_patience: int | None = None
+    early_stopping_patience: int | None = key(None, more_than(0))
     # Record this many steps with torch.profiler (debug=profile).
-    profile_steps: int = 0
+    profile_steps: int = key(0, at_least(0))
 
 
 @dataclass
 class TrackingConfig:
     """Group `tracking`: metrics.jsonl is always written; this is what comes on top."""
 
-    # none or wandb.
-    name: str = "wandb"
+    # none, wandb, or one that a plugin registered.
+    name: str = key("wandb", one_from("mlops_img.runs.tracking:TRACKERS"))
     # wandb: auto is online with a key and a network, else offline; online: the run does not start without
     # both; offline.
-    mode: str = "auto"
+    mode: str = key("auto", one_of("auto", "online", "offline"))
     project: str = "mlops_img"
     entity: str | None = None
     group: str | None = None
@@ -208,107 +216,13 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     # All randomness follows from it; the same seed gives the same run.
-    seed: int = 0
-    # What a run returns, early stopping watches and `best` means; a loss is minimised, the rest maximised.
-    optimized_metric: str = "val.top1"
+    seed: int = key(0, at_least(0))
+    # What a run returns, early stopping watches and `best` means.
+    optimized_metric: str = key("val.top1", one_from("mlops_img.evaluation.metrics:METRICS", prefix="val."))
     # null starts anew; auto resumes the run of hydra.run.dir (or runs/latest), or starts one where there is none
     # yet; or a run folder.
-    resume: str | None = field(default=None, metadata=PATH)
+    resume: str | None = key(None, path=True)
     # Where run folders are made.
-    runs_dir: str = field(default="runs", metadata=PATH)
-
-
-@dataclass
-class EvaluateTrainConfig:
-    """What may differ from the training's `train`; null: as it was there."""
-
-    device: str | None = None
-    precision: str | None = None
-    eval_batch_size: int | None = None
-
-
-@dataclass
-class EvaluateConfig:
-    """The configuration of `python -m mlops_img.evaluate`."""
-
-    # The run folder whose best checkpoint is evaluated.
-    run: str = field(default="runs/latest", metadata=PATH)
-    # train, val or test. A data set of its own without splits is evaluated whole.
-    split: str = "test"
-    # Other images than the run's own: data.root=... alone reads them as the run's data were read; data=folder,
-    # csv, custom and so on, with the keys that they have in training, reads them in that way.
-    data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
-    # Options of the group `data` may set it; evaluation looks at the images as they are.
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    train: EvaluateTrainConfig = field(default_factory=EvaluateTrainConfig)
-
-
-@dataclass
-class AuditConfig:
-    """The configuration of `python -m mlops_img.audit`."""
-
-    data: DataConfig = MISSING
-    # Options of the group `data` may set it; the audit looks at the images as they are.
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    # Two images are near duplicates when at most this many of the 64 bits of their hashes differ.
-    near_duplicate_bits: int = 6
-    # Where the findings are written as JSON; null: <root>.audit.json beside the root, or here if that is read-only.
-    output: str | None = field(default=None, metadata=PATH)
-
-
-@dataclass
-class StoreConfig:
-    """The configuration of `python -m mlops_img.store`."""
-
-    # The folder of the bundle.
-    bundle: str = field(default="bundles/latest", metadata=PATH)
-
-
-def command_schemas() -> dict[str, type[Any]]:
-    """Return the dataclass of each command, by the name of its file in `conf/`."""
-    from mlops_img.config.export import BenchmarkConfig, ExportConfig
-
-    return {
-        "train": Config,
-        "evaluate": EvaluateConfig,
-        "export": ExportConfig,
-        "benchmark": BenchmarkConfig,
-        "audit": AuditConfig,
-        "store": StoreConfig,
-    }
-
-
-def leaf_keys(schema: type[Any], prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
-    """Return the keys of a dataclass that hold values, e.g. optim.lr; of `data`, those of every source."""
-    types = get_type_hints(schema)
-    leaves: dict[str, dataclasses.Field[Any]] = {}
-    for entry in dataclasses.fields(schema):
-        key, kind = f"{prefix}{entry.name}", types[entry.name]
-        if not dataclasses.is_dataclass(kind):
-            leaves[key] = entry
-            continue
-        # An evaluation may read other data, by the options of the group.
-        any_source = kind is DataConfig or (schema is EvaluateConfig and kind is EvaluateDataConfig)
-        for part in (kind, *(DATA_SOURCES.values() if any_source else ())):
-            leaves |= leaf_keys(cast(type[Any], part), f"{key}.")
-    return leaves
-
-
-def register_schemas() -> None:
-    """Tell Hydra the types; `conf/` names them as `schema`, `schema/data: folder`, and so on."""
-    store = ConfigStore.instance()
-    for name, node in command_schemas().items():
-        store.store(name=f"{name}_schema", node=_open_dicts(OmegaConf.structured(node)))
-    for name, source in DATA_SOURCES.items():
-        store.store(group="schema/data", name=name, node=_open_dicts(OmegaConf.structured(source)))
-
-
-def _open_dicts(node: DictConfig) -> DictConfig:
-    """Let the keys of free-form mappings be anything: they belong to timm, torchvision, the model or the user."""
-    for name in node:
-        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
-            if name in FREE_FORM:
-                OmegaConf.set_struct(node[name], False)
-            else:
-                _open_dicts(node[name])
-    return node
+    runs_dir: str = key("runs", path=True)
+    # Modules to import first, which register metrics, schedules and trackers of your own (docs/extending.md).
+    plugins: list[str] = field(default_factory=list)

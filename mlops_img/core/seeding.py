@@ -34,7 +34,7 @@ def seed_step(seed: int, step: int, part: int = 0) -> None:
 
     Args:
         seed: the run's seed.
-        step: the optimiser step.
+        step: the optimizer step.
         part: which of the forward passes that the step accumulates.
     """
     number = derive(seed, Purpose.STEP, step, part)

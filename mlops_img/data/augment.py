@@ -141,7 +141,7 @@ def _custom_transform(custom: dict[str, Any]) -> Callable[[Tensor], Tensor]:
 
 
 class BatchAugment:
-    """Random erasing, mixup and cutmix on a normalised batch, on its device.
+    """Random erasing, mixup and cutmix on a normalized batch, on its device.
 
     Draws from the global generators of PyTorch, which `seeding.seed_step` seeds.
     """
@@ -159,7 +159,7 @@ class BatchAugment:
         """Augment a batch.
 
         Args:
-            images: float32 (n, 3, h, w), normalised.
+            images: float32 (n, 3, h, w), normalized.
             labels: int64 (n,).
 
         Returns:

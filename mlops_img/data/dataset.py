@@ -14,7 +14,8 @@ import numpy as np
 from mlops_img.config.data import DataConfig
 from mlops_img.data.duplicates import ContentIndex, groups_of_several
 from mlops_img.data.names import names_below
-from mlops_img.data.sources.base import WITHOUT_TEST, ImageSet, Table, open_source, read_file
+from mlops_img.data.sources.base import WITHOUT_TEST, ImageSet, Table, read_file
+from mlops_img.data.sources.registry import open_source
 from mlops_img.data.sources.split_origin import SplitOrigin, describe_splits
 from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import UserError

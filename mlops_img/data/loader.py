@@ -209,7 +209,7 @@ def skip_or_raise(
         batches: of `images`.
         images: named by path in `bad` and in errors.
         bad: gets the images that were left out; None raises at the first.
-        least: how many images of a batch must be left. Training takes 2, because batch normalisation does.
+        least: how many images of a batch must be left. Training takes 2, because batch normalization does.
             With 0, for evaluation, a batch without any is dropped, and only if none is left it raises.
 
     Raises:

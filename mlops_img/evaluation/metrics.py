@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ PART_VALUES = 2**18
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of a whole set of images, on the CPU.
+    """A model's logits for a whole set of images, on the CPU.
 
     Attributes:
         logits: float32 (n, classes).
@@ -50,6 +50,11 @@ class Predictions:
         The class is that of the largest logit: probabilities are rounded, and may be equal where logits are not.
         """
         return self.logits.argmax(1)
+
+    @cached_property
+    def confusion(self) -> csr_array:
+        """Counts by class, sparse int64 (classes, classes): rows are labels, columns predictions."""
+        return count_confusion(self.labels, self.predicted, self.logits.shape[1])
 
     def probabilities(self, temperature: float = 1.0) -> Tensor:
         """Return float32 (n, classes)."""
@@ -113,24 +118,77 @@ def predict(
     return predictions
 
 
-def summarize(predictions: Predictions) -> dict[str, float]:
-    """Return the numbers that follow each epoch: loss (cross-entropy in nats), top1, top5, f1_macro."""
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good predictions are.
+
+    Attributes:
+        compute: from the predictions, on the CPU, to the number.
+        label: what tables and the report call it.
+        higher_is_better: which way it is optimized and ranked.
+        percent: whether it is a share, which the report shows in percent.
+    """
+
+    compute: Callable[[Predictions], float]
+    label: str
+    higher_is_better: bool = True
+    percent: bool = False
+
+
+# By name. All of them are computed for each epoch and each evaluation; `metric` adds to it.
+METRICS: dict[str, Metric] = {}
+F = TypeVar("F", bound=Callable[[Predictions], float])
+
+
+def metric(name: str, label: str, *, higher_is_better: bool = True, percent: bool = False) -> Callable[[F], F]:
+    """Register a metric; arguments as of `Metric`.
+
+    It then stands in metrics.jsonl, summary.json, the report, the tracker and the ranking of a multirun, and
+    `optimized_metric=val.<name>` optimizes it.
+    """
+
+    def register(compute: F) -> F:
+        METRICS[name] = Metric(compute, label, higher_is_better, percent)
+        return compute
+
+    return register
+
+
+def metric_of(key: str) -> Metric:
+    """Return the metric that a key such as "val.top1" names."""
+    return METRICS[key.rpartition(".")[2]]
+
+
+@metric("loss", "Loss", higher_is_better=False)
+def cross_entropy(predictions: Predictions) -> float:
+    """Return the mean cross-entropy in nats."""
+    return predictions.cross_entropy()
+
+
+@metric("top1", "Top-1", percent=True)
+def top1(predictions: Predictions) -> float:
+    """Return the share of images whose class was predicted."""
+    return (predictions.predicted == predictions.labels).double().mean().item()
+
+
+@metric("top5", "Top-5", percent=True)
+def top5(predictions: Predictions) -> float:
+    """Return the share of images whose class is among the five most probable ones."""
     logits, labels = predictions.logits, predictions.labels
+    among_five = (logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)).any(1)
     # By argmax, as everywhere here: among equal logits topk may put another one first.
-    right = predictions.predicted == labels
-    among_five = (logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)).any(1) | right
-    confusion = confusion_matrix(predictions)
-    return {
-        "loss": predictions.cross_entropy(),
-        "top1": right.double().mean().item(),
-        "top5": among_five.double().mean().item(),
-        "f1_macro": float(_mean_over_present(per_class(confusion)["f1"], confusion)),
-    }
+    return (among_five | (predictions.predicted == labels)).double().mean().item()
 
 
-def confusion_matrix(predictions: Predictions) -> csr_array:
-    """Return a sparse int64 (classes, classes): rows are labels, columns predictions."""
-    return count_confusion(predictions.labels, predictions.predicted, predictions.logits.shape[1])
+@metric("f1_macro", "F1, macro")
+def f1_macro(predictions: Predictions) -> float:
+    """Return the mean F1 over the classes that occur."""
+    return float(_mean_over_present(per_class(predictions.confusion)["f1"], predictions.confusion))
+
+
+def summarize(predictions: Predictions) -> dict[str, float]:
+    """Return every metric of `METRICS` by name."""
+    return {name: entry.compute(predictions) for name, entry in METRICS.items()}
 
 
 def per_class(confusion: csr_array) -> dict[str, NDArray[np.float64]]:
@@ -153,7 +211,7 @@ def evaluation(predictions: Predictions, classes: list[str], paths: list[str], t
         paths: the name of each image of the set that `predictions.rows` index.
         temperature: by which logits are divided for calibrated probabilities (`fit_temperature`).
     """
-    confusion = confusion_matrix(predictions)
+    confusion = predictions.confusion
     scores = per_class(confusion)
     reliability = _reliability(predictions, 1.0)
     calibrated = _reliability(predictions, temperature)
@@ -185,7 +243,7 @@ def evaluation(predictions: Predictions, classes: list[str], paths: list[str], t
 
 
 def fit_temperature(predictions: Predictions) -> float:
-    """Return the temperature that minimises the cross-entropy (arXiv:1706.04599), between 0.05 and 20."""
+    """Return the temperature that minimizes the cross-entropy (arXiv:1706.04599), between 0.05 and 20."""
 
     def loss(log_temperature: float) -> float:
         return predictions.cross_entropy(float(np.exp(log_temperature)))

@@ -1,4 +1,4 @@
-"""Evaluating a run on labelled images that it was not trained on: a data set that stands alone."""
+"""Evaluating a run on labeled images that it was not trained on: a data set that stands alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from mlops_img.core.files import read_json
 from mlops_img.data.dataset import fingerprint
 from mlops_img.data.duplicates import ContentIndex
 from mlops_img.data.names import names_below
-from mlops_img.data.sources.base import ImageSet, Table, log_remarks, open_source, read_file
+from mlops_img.data.sources.base import ImageSet, Table, read_file
+from mlops_img.data.sources.registry import log_remarks, open_source
 from mlops_img.data.splits import with_all_splits
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.evaluation.metrics import evaluation, fit_temperature

@@ -63,7 +63,7 @@ def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
     if config.in_chans not in (1, 3):
-        raise UserError(f"model.in_chans={config.in_chans}: images are RGB; use 3, or 1 for their grey value")
+        raise UserError(f"model.in_chans={config.in_chans}: images are RGB; use 3, or 1 for their gray value")
     if config._target_ is not None:
         return create_custom(config._target_, config, num_classes)
     switches = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from mlops_img.config.plugins import import_target
 from mlops_img.config.train import ModelConfig
 from mlops_img.errors import UserError
 from mlops_img.models.weights_file import first_line
@@ -20,14 +21,12 @@ def create_custom(target: str, config: ModelConfig, num_classes: int) -> nn.Modu
         UserError: there is no such target, it does not take these options, or it takes images of three channels only
             and `model.in_chans` is another number.
     """
-    from hydra.utils import get_method
-
     if config.weights == "hub":
         raise UserError(f"model.weights=hub: the hub has no weights for {target}. Use none or the path of a file")
     options = {"num_classes": num_classes, **config.kwargs}
     with_channels = {"in_chans": config.in_chans, **options}
+    make = import_target("model._target_", target)
     try:
-        make = get_method(target)
         taken = inspect.signature(make).parameters
         anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
         if "in_chans" in taken or "in_chans" in config.kwargs:
@@ -44,7 +43,7 @@ def create_custom(target: str, config: ModelConfig, num_classes: int) -> nn.Modu
                 f"model.in_chans={config.in_chans}: {target} takes no in_chans. Use 3, or a class of yours that does"
             )
         return _call(make, options)
-    except (ImportError, ValueError, _OptionError) as error:
+    except (ValueError, _OptionError) as error:
         raise UserError(
             f"model._target_={target}: {first_line(error)}. It must be the import path of a class or "
             f"function that takes {', '.join(options)} and may take in_chans"

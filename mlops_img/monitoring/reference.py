@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mlops_img.bundle.manifest import DriftReference
 
-STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "colour_balance")
+STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "color_balance")
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 FILE = "drift_reference.safetensors"
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -33,7 +33,7 @@ def image_statistics(images: Tensor) -> Tensor:
     """Return simple measures of uint8 images (n, 3, h, w) as float32 (n, 5).
 
     brightness: mean luma; contrast: its standard deviation; saturation: mean of (max - min) over the channels;
-    sharpness: mean absolute difference of neighbouring lumas; colour_balance: mean red less mean blue. All in
+    sharpness: mean absolute difference of neighboring lumas; color_balance: mean red less mean blue. All in
     units of the full range, so within 0 and 1, the last within -1 and 1.
     """
     pixels = images.float() / 255

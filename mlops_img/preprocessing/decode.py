@@ -52,7 +52,7 @@ class UnsupportedImageError(BadImageError):
 def decode_rgb(source: bytes | Image.Image, sixteen_bit: str = "declared") -> Pixels:
     """Decode an image to RGB.
 
-    Grey, palette, CMYK, 16-bit and EXIF-rotated images become what a viewer shows; transparent ones are
+    Gray, palette, CMYK, 16-bit and EXIF-rotated images become what a viewer shows; transparent ones are
     laid on white; of several frames the first counts. JPEGs take libjpeg-turbo's fast path, which gives
     Pillow's pixels to the bit.
 

@@ -23,13 +23,13 @@ RGB_TO_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to "
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Decode, resize the shorter side, crop the centre, normalise.
+    """Decode, resize the shorter side, crop the center, normalize.
 
     Attributes:
         image_size: side of the square, in pixels.
         crop_pct: the shorter side is resized to round(image_size / crop_pct).
         mean, std: per RGB channel, of values in [0, 1].
-        grey: the model takes one channel, the grey value.
+        gray: the model takes one channel, the gray value.
         sixteen_bit: what is white in an image of more than 8 bits a channel, see `decode.decode_rgb`.
     """
 
@@ -37,7 +37,7 @@ class Preprocessing:
     crop_pct: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    grey: bool = False
+    gray: bool = False
     sixteen_bit: str = "declared"
 
     def decode(self, source: bytes | Image.Image) -> NDArray[np.uint8]:
@@ -81,7 +81,7 @@ class Preprocessing:
         rows = images.permute(0, 2, 3, 1).reshape(count, height, width * 3)
         mean, std = (_along_row(values, width, images.device) * 255 for values in (self.mean, self.std))
         normalized = rows.float().sub_(mean).div_(std).view(count, height, width, 3).permute(0, 3, 1, 2)
-        if self.grey:
+        if self.gray:
             weights = _along_row(RGB_TO_GREY, 1, images.device).view(1, 3, 1, 1)
             return (normalized * weights).sum(1, keepdim=True)
         return normalized
@@ -89,7 +89,7 @@ class Preprocessing:
     def denormalize(self, images: Tensor) -> Tensor:
         """Map what `normalize` returned, and augmentation may have changed, back to uint8 (n, 3, h, w) to look at.
 
-        Colours that lie outside are clipped; of a model with one channel they come back as grey.
+        Colors that lie outside are clipped; of a model with one channel they come back as gray.
         """
         levels = torch.tensor([0, 255], dtype=torch.uint8, device=images.device)
         black, white = self.normalize(levels.view(2, 1, 1, 1).expand(2, 3, 1, 1))
@@ -103,7 +103,8 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """Make again what `to_dict` wrote; what earlier versions did not write is as it was for them."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        renamed = {"gray" if name == "grey" else name: value for name, value in values.items()}
+        return cls(**{**renamed, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 @lru_cache

@@ -82,7 +82,7 @@ def drawn_classes(count: int) -> int:
 def confusion_figure(confusion: Stored, classes: Sequence[str]) -> Figure:
     """How often images of each true class (rows) were predicted as each class (columns).
 
-    Colours are shares of the row; their scale is a square root, or the rare mistakes of a good model could
+    Colors are shares of the row; their scale is a square root, or the rare mistakes of a good model could
     not be seen. Cells carry counts for up to 20 classes, axes carry names for up to 50. Of more than 400 classes
     the 40 of the most confused pairs are shown, those of a pair side by side.
     """
@@ -111,8 +111,8 @@ def confusion_figure(confusion: Stored, classes: Sequence[str]) -> Figure:
         axes.tick_params(labelsize=9 if len(names) <= MAX_COUNTED_CLASSES else 7)
     if len(classes) <= MAX_COUNTED_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shares[row, column] > 0.35 else INK
-            style: dict[str, Any] = {"ha": "center", "va": "center", "color": colour, "fontsize": 8.5}
+            color = "white" if shares[row, column] > 0.35 else INK
+            style: dict[str, Any] = {"ha": "center", "va": "center", "color": color, "fontsize": 8.5}
             axes.text(column, row, f"{counts[row, column]}", **style)
     bar = figure.colorbar(cells, ax=axes, shrink=0.7, ticks=[0, 0.01, 0.05, 0.25, 0.5, 1], format="{x:.0%}")
     bar.set_label("share of the label's images", color=MUTED, fontsize=9)
@@ -207,13 +207,13 @@ def latency_figure(timings: Sequence[dict[str, Any]]) -> Figure:
     """
     figure = _figure(9, 3.6)
     latency, throughput = figure.subplots(1, 2)
-    for colour, name in zip(cycle((BLUE, ORANGE, RED, MUTED)), dict.fromkeys(row["program"] for row in timings)):
+    for color, name in zip(cycle((BLUE, ORANGE, RED, MUTED)), dict.fromkeys(row["program"] for row in timings)):
         rows = sorted((row for row in timings if row["program"] == name), key=lambda row: row["batch"])
         batches, middle = [row["batch"] for row in rows], [row["p50"] for row in rows]
-        latency.plot(batches, middle, "o-", color=colour)
-        latency.vlines(batches, middle, [row["p99"] for row in rows], color=colour, linewidth=1)
+        latency.plot(batches, middle, "o-", color=color)
+        latency.vlines(batches, middle, [row["p99"] for row in rows], color=color, linewidth=1)
         throughput.plot(
-            batches, [row["images_per_second"] for row in rows], "o-", color=colour, label=plain_text(name, 40)
+            batches, [row["images_per_second"] for row in rows], "o-", color=color, label=plain_text(name, 40)
         )
     for axes, title in ((latency, "Milliseconds a call: median, up to p99"), (throughput, "Images a second")):
         _tidy(axes, title)
@@ -297,15 +297,15 @@ def _beside(axes: Axes, text: str, x: float, y: float, points: float) -> None:
 
 def _reliability_panel(top: Axes, below: Axes, bins: Sequence[dict[str, Any]], title: str) -> None:
     width = 1 / max(len(bins), 1)
-    centres = [(place + 0.5) * width for place in range(len(bins))]
+    centers = [(place + 0.5) * width for place in range(len(bins))]
     _tidy(top, title)
     _tidy(below)
-    top.bar(centres, [part["accuracy"] or 0.0 for part in bins], width=width * 0.92, color=PALE_BLUE)
+    top.bar(centers, [part["accuracy"] or 0.0 for part in bins], width=width * 0.92, color=PALE_BLUE)
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     filled = [part for part in bins if part["count"]]
     means = [part["confidence"] for part in filled]
     top.plot(means, [part["accuracy"] for part in filled], "o", color=BLUE, markersize=4.5)
-    below.bar(centres, [part["count"] for part in bins], width=width * 0.92, color=MUTED)
+    below.bar(centers, [part["count"] for part in bins], width=width * 0.92, color=MUTED)
     # Nearly every image of a good model falls into the last bin: on a linear scale no other would be seen.
     below.set_yscale("log")
     below.yaxis.set_major_formatter("{x:,.0f}")

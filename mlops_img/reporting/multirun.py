@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from mlops_img.core.files import write_atomically, write_text
+from mlops_img.core.text import text_table
 from mlops_img.errors import ERROR_FILE
 
 COLUMNS = (
@@ -51,7 +52,7 @@ class MultirunSummary(Callback):
 
 
 def finish() -> None:
-    """Summarise the multirun of this process, if there was one; also when a job of it failed."""
+    """Summarize the multirun of this process, if there was one; also when a job of it failed."""
     global _started
     folder, _started = _started, None
     if folder is None or not folder.is_dir():
@@ -66,8 +67,8 @@ def finish() -> None:
 def rank_jobs(folder: Path) -> list[dict[str, Any]]:
     """Return one row per job folder, best first, failed and unfinished ones last."""
     rows = [_read_job(job) for job in sorted(folder.iterdir()) if (job / ".hydra").is_dir()]
-    direction = -1 if any(row["metric"] != "val.loss" for row in rows) else 1
-    rows.sort(key=lambda row: (row["value"] is None, direction * (row["value"] or 0), row["job"]))
+    sign = -1 if any(_higher_is_better(row["metric"]) for row in rows) else 1
+    rows.sort(key=lambda row: (row["value"] is None, sign * (row["value"] or 0), row["job"]))
     for rank, row in enumerate(rows, start=1):
         row["rank"] = rank if row["value"] is not None else ""
     return rows
@@ -83,8 +84,14 @@ def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
     writer.writerows(rows)
     write_text(folder / "summary.csv", text.getvalue())
     metric = rows[0]["metric"]
-    figure = png_bytes(multirun_figure(rows, metric=metric, maximize=metric != "val.loss"))
+    figure = png_bytes(multirun_figure(rows, metric=metric, maximize=_higher_is_better(metric)))
     write_atomically(folder / "summary.png", lambda file: file.write(figure))
+
+
+def _higher_is_better(metric: str) -> bool:
+    from mlops_img.evaluation.metrics import metric_of  # imports PyTorch, which the launcher of a multirun may not need
+
+    return metric_of(metric).higher_is_better
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
@@ -105,10 +112,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         )
     if not any(line[TEST_COLUMN] for line in lines[1:]):  # no test split, or no job that finished
         lines = [line[:TEST_COLUMN] + line[TEST_COLUMN + 1 :] for line in lines]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
-    return "\n".join(
-        "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]) for line in lines
-    )
+    return text_table(lines, left=(len(lines[0]) - 1,))
 
 
 def _read_job(job: Path) -> dict[str, Any]:

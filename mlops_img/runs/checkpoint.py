@@ -32,9 +32,9 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
-    # Optimiser steps done.
+    # Optimizer steps done.
     step: int = 0
-    # Best value of the optimised metric, the epoch whose weights are kept, and the first that reached the value.
+    # Best value of the optimized metric, the epoch whose weights are kept, and the first that reached the value.
     best: float | None = None
     best_epoch: int = 0
     improved_epoch: int = 0
@@ -67,7 +67,7 @@ class TrainState:
         }
 
     def load_dict(self, values: dict[str, Any]) -> None:
-        """Become the state that `to_dict` described, with the optimiser's options of now.
+        """Become the state that `to_dict` described, with the optimizer's options of now.
 
         An average or a loss scale that the run before did not have starts from here.
         """

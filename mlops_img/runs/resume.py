@@ -13,7 +13,7 @@ from mlops_img.config.train import Config
 from mlops_img.core.files import OVERRIDES_FILE
 from mlops_img.errors import UserError
 
-# What the weights, the optimiser's state and the order of the images depend on.
+# What the weights, the optimizer's state and the order of the images depend on.
 MUST_NOT_CHANGE = (
     "model",
     "data.source",

@@ -108,20 +108,56 @@ class WandbTracker:
             self.run = None
 
 
-def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
-    """Start tracking as configured.
+class Start(Protocol):
+    """Starts a tracker."""
 
-    Args:
-        config: none or wandb, and how.
-        folder: the run folder; W&B keeps its files in it.
-        run_config: the resolved configuration, shown beside the metrics.
-        run_id: of the W&B run to go on with, or None for a new one.
+    def __call__(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
+        """Start tracking as configured.
+
+        Args:
+            config: the group `tracking`.
+            folder: the run folder, in which the tracker may keep files.
+            run_config: the resolved configuration, to be shown beside the metrics.
+            run_id: `Tracker.run_id` of the run that is resumed, or None for a new one.
+
+        Raises:
+            UserError: the configuration cannot be met.
+        """
+        ...
+
+
+# By `tracking.name`; `tracker` adds to it.
+TRACKERS: dict[str, Start] = {}
+
+
+def tracker(name: str) -> Callable[[Start], Start]:
+    """Register what starts a tracker, so that `tracking.name` can name it."""
+
+    def register(start: Start) -> Start:
+        TRACKERS[name] = start
+        return start
+
+    return register
+
+
+def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
+    """Start the tracker that `config.name` names; see `Start`."""
+    return TRACKERS[config.name](config, folder, run_config, run_id)
+
+
+@tracker("none")
+def start_none(config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
+    """Track nothing."""
+    return NoTracker()
+
+
+@tracker("wandb")
+def start_wandb(config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
+    """Start or resume a W&B run; where it cannot be reached, it is recorded offline, or the run goes on without it.
 
     Raises:
         UserError: `config.mode` is online, and W&B cannot be reached.
     """
-    if config.name == "none":
-        return NoTracker()
     import wandb
 
     # Else offline artifacts are staged in the user's home.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mlops_img.core.files import write_json
-from mlops_img.evaluation.metrics import summarize
+from mlops_img.evaluation.metrics import metric_of, summarize
 from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.runs.folder import RunFolder
 from mlops_img.runs.tracking import Tracker
@@ -67,9 +67,8 @@ class Session:
         name = self.setup.config.optimized_metric
         value = metrics[name.removeprefix("val.")]
         epoch = epoch_of(state, self.setup)
-        lower = name == "val.loss"
         improved = math.isfinite(value) and (
-            state.best is None or (value < state.best if lower else value > state.best)
+            state.best is None or (value > state.best if metric_of(name).higher_is_better else value < state.best)
         )
         # A small validation split often gives equal values; the later weights had the lower learning rate.
         better = improved or value == state.best
@@ -112,7 +111,7 @@ def epoch_of(state: TrainState, setup: Setup) -> int:
 
 
 def out_of_patience(state: TrainState, setup: Setup) -> bool:
-    """Say whether the optimised metric has stood still for as long as early stopping allows."""
+    """Say whether the optimized metric has stood still for as long as early stopping allows."""
     patience = setup.config.train.early_stopping_patience
     finished = state.step // setup.every.epoch  # one that was cut off by a stop still has its chance
     return patience is not None and finished - state.improved_epoch >= patience

@@ -44,7 +44,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Intervals:
-    """When, in optimiser steps, something else happens between two steps; 0 is never."""
+    """When, in optimizer steps, something else happens between two steps; 0 is never."""
 
     total: int
     epoch: int
@@ -92,7 +92,7 @@ def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, every: Inte
         around: how to.
 
     Raises:
-        NonFiniteLossError: a loss was not finite; the optimiser did not use it.
+        NonFiniteLossError: a loss was not finite; the optimizer did not use it.
         StoppedOnRequest: somebody asked; a checkpoint was saved.
     """
     speed = Speed()
@@ -126,7 +126,7 @@ def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, every: Inte
 
 
 def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finite: FiniteCheck) -> Tensor:
-    """Do one optimiser step and return its loss, float32 (), without waiting for the device to finish it."""
+    """Do one optimizer step and return its loss, float32 (), without waiting for the device to finish it."""
     precision = recipe.precision
     set_learning_rate(state.optimizer, recipe.lr * recipe.schedule(state.step))
     step_loss = torch.zeros((), device=precision.device)
@@ -160,7 +160,7 @@ def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finit
 
 
 class FiniteCheck:
-    """Asks whether the loss is finite before the optimiser uses it, and does not leave the device idle.
+    """Asks whether the loss is finite before the optimizer uses it, and does not leave the device idle.
 
     The question is copied to the host behind the forward pass. By the time that the host waits for the
     answer, the whole backward pass is queued behind it, so the device goes on working.

@@ -1,4 +1,4 @@
-"""Optimisers of timm, and the losses."""
+"""The optimizers: any of timm, or a class of the user's own; and the learning rate of each parameter group."""
 
 from __future__ import annotations
 
@@ -6,34 +6,39 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import timm.optim
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from mlops_img.config.class_names import find_class
-from mlops_img.config.train import LossConfig, OptimConfig
+from mlops_img.config.plugins import import_target
+from mlops_img.config.train import OptimConfig
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.models.weights import classifier_names
 
-# PyTorch's own optimisers that update all weights in one kernel when asked to.
+# PyTorch's own optimizers that update all weights in one kernel when asked to.
 FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")
-# timm's normalisation layers derive from these.
+# timm's normalization layers derive from these.
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build timm's optimiser of this name over what is not frozen; norms and biases get no weight decay.
+    """Build the optimizer over what is not frozen; norms and biases get no weight decay.
 
     Raises:
-        UserError: no such optimiser, or options that it does not take.
+        UserError: no such optimizer, or options that it does not take.
     """
+    optimizer = _timm_optimizer(config, model) if config._target_ is None else _own_optimizer(config, model)
+    if config.lr_scales:
+        scales = learning_rate_scales(model, config.lr_scales)
+        optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in _split_by(group, scales)]
+    return optimizer
+
+
+def _timm_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     known = [str(name) for name in timm.optim.list_optimizers()]
     if config.name not in known:
         raise UserError(
-            f"optim.name: timm has no optimiser {config.name!r}.{did_you_mean(config.name, known)} "
+            f"optim.name: timm has no optimizer {config.name!r}.{did_you_mean(config.name, known)} "
             "`python -c 'import timm.optim; print(timm.optim.list_optimizers())'` lists all"
         )
     options: dict[str, Any] = dict(config.kwargs)
@@ -58,9 +63,21 @@ def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
         raise UserError(f"optim.name={config.name}: {error}. Check optim.kwargs and its other keys") from None
     if getattr(optimizer, "is_second_order", False):
         raise UserError(f"optim.name={config.name} needs second derivatives, which the loop does not compute")
-    if config.lr_scales:
-        scales = learning_rate_scales(model, config.lr_scales)
-        optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in _split_by(group, scales)]
+    return optimizer
+
+
+def _own_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
+    target = f"optim._target_={config._target_}"
+    if config.layer_decay is not None:
+        raise UserError(f"{target}: optim.layer_decay is for timm's optimizers. Leave it out, or use optim.lr_scales")
+    groups = timm.optim.param_groups_weight_decay(model, config.weight_decay)
+    kind = import_target("optim._target_", str(config._target_))
+    try:
+        optimizer = kind(groups, lr=config.lr, weight_decay=config.weight_decay, **config.kwargs)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{target}: {error}. It is called with groups, lr, weight_decay and optim.kwargs") from None
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"{target}: it returned {type(optimizer).__name__}, not a torch.optim.Optimizer")
     return optimizer
 
 
@@ -117,67 +134,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of every group; groups of layer-wise decay take their share of it."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
-
-
-class SoftCrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy over float32 logits (n, classes), for int64 (n,) labels or mixed float (n, classes) ones."""
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss."""
-        return super().forward(input.float(), target)
-
-
-class BinaryLoss(nn.Module):
-    """Binary cross-entropy, one yes or no per class (arXiv:2110.00476), with a weight for each class's images."""
-
-    def __init__(self, smoothing: float, weight: Tensor | None) -> None:
-        super().__init__()
-        self.smoothing = smoothing
-        self.register_buffer("weight", weight)
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss of float logits (n, classes) and labels as `SoftCrossEntropy` takes them."""
-        logits = logits.float()
-        if target.ndim == 1:
-            target = functional.one_hot(target, logits.shape[1])
-        target = target.float()
-        # timm's loss of this name smooths hard labels only, and so would let go of it under mixup.
-        smoothed = target * (1 - self.smoothing) + self.smoothing / logits.shape[1]
-        losses = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
-        if isinstance(self.weight, Tensor):
-            losses = losses * (target @ self.weight).unsqueeze(1)
-        return losses.mean()
-
-
-def make_loss(config: LossConfig, classes: list[str], labels: NDArray[np.int64]) -> nn.Module:
-    """Build the loss; `labels` (n,) are those of the training images, for balanced weights.
-
-    Raises:
-        UserError: a weight for a class that does not exist, or that is no number above 0.
-    """
-    weight = _class_weights(config.class_weights, classes, labels)
-    if config.name == "bce":
-        return BinaryLoss(config.label_smoothing, weight)
-    return SoftCrossEntropy(weight=weight, label_smoothing=config.label_smoothing)
-
-
-def _class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) -> Tensor | None:
-    if wanted == "none":
-        return None
-    if wanted == "balanced":
-        counts = np.bincount(labels, minlength=len(classes)).clip(1)
-        return torch.tensor(len(labels) / (len(classes) * counts), dtype=torch.float32)
-    if not isinstance(wanted, dict):
-        raise UserError(f"loss.class_weights={wanted}: it can be none, balanced or {{class name: weight}}")
-    weights = torch.ones(len(classes))
-    label_of = {name: label for label, name in enumerate(classes)}
-    given: set[str] = set()
-    for name, weight in wanted.items():
-        meant = find_class("loss.class_weights", name, classes)
-        if meant in given:
-            raise UserError(f"loss.class_weights: the class {meant!r} has two weights. Leave one out")
-        given.add(meant)
-        if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise UserError(f"loss.class_weights: the weight of {name!r} is {weight}; it must be a number above 0")
-        weights[label_of[meant]] = weight
-    return weights

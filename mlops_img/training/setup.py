@@ -25,7 +25,8 @@ from mlops_img.models.build import build_model, normalization
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import Intervals, Recipe
-from mlops_img.training.optim import make_loss, make_optimizer
+from mlops_img.training.losses import make_loss
+from mlops_img.training.optim import make_optimizer
 from mlops_img.training.schedule import make_schedule
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def set_up(
     model: nn.Module | None = None,
     classes: Sequence[str] | None = None,
 ) -> Setup:
-    """Build data set, model, optimiser and the rest.
+    """Build data set, model, optimizer and the rest.
 
     Args:
         config: validated.
@@ -76,7 +77,7 @@ def set_up(
         model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
     if config.train.batch_size == 1:
         _check_batch_of_one(model, config)
-    preprocessing = make_preprocessing(config.data, model, grey=config.model.in_chans == 1)
+    preprocessing = make_preprocessing(config.data, model, gray=config.model.in_chans == 1)
     model = to_device(model, device, channels_last=config.train.channels_last)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"model.freeze={config.model.freeze} leaves nothing to train. Freeze less")
@@ -179,14 +180,14 @@ def intervals(config: Config, images: int) -> Intervals:
     return Intervals(total, per_epoch, train.log_every_steps, train.checkpoint_every_steps)
 
 
-def make_preprocessing(config: DataConfig, model: nn.Module, *, grey: bool) -> Preprocessing:
-    """Return the data's preprocessing, normalising as the model's weights expect where nothing else is said."""
+def make_preprocessing(config: DataConfig, model: nn.Module, *, gray: bool) -> Preprocessing:
+    """Return the data's preprocessing, normalizing as the model's weights expect where nothing else is said."""
     mean, std = normalization(model)
     return Preprocessing(
         config.image_size,
         config.crop_pct,
         tuple(config.mean) if config.mean is not None else mean,
         tuple(config.std) if config.std is not None else std,
-        grey,
+        gray,
         config.sixteen_bit,
     )

@@ -137,22 +137,22 @@ def test_programs_run_over_batches_larger_than_they_take() -> None:
 
 
 def test_image_statistics_mean_what_they_say() -> None:
-    def of(*colours: tuple[int, int, int]) -> dict[str, float]:
-        stripes = torch.tensor([colours[place % len(colours)] for place in range(8)], dtype=torch.uint8)
+    def of(*colors: tuple[int, int, int]) -> dict[str, float]:
+        stripes = torch.tensor([colors[place % len(colors)] for place in range(8)], dtype=torch.uint8)
         image = stripes.T.view(1, 3, 1, 8).expand(1, 3, 6, 8)
         return dict(zip(STATISTICS, image_statistics(image)[0].tolist(), strict=True))
 
     white, black = (255, 255, 255), (0, 0, 0)
     assert of(white) == pytest.approx(
-        {"brightness": 1, "contrast": 0, "saturation": 0, "sharpness": 0, "colour_balance": 0}, abs=1e-6
+        {"brightness": 1, "contrast": 0, "saturation": 0, "sharpness": 0, "color_balance": 0}, abs=1e-6
     )
     stripes = of(white, black)
     assert stripes["brightness"] == pytest.approx(0.5)
     assert stripes["contrast"] == pytest.approx(0.5)
     assert stripes["sharpness"] == pytest.approx(0.5), "each column differs from the next, no row does"
     assert of((255, 0, 0))["saturation"] == 1
-    assert of((255, 0, 0))["colour_balance"] == 1
-    assert of((0, 0, 255))["colour_balance"] == -1
+    assert of((255, 0, 0))["color_balance"] == 1
+    assert of((0, 0, 255))["color_balance"] == -1
     assert image_statistics(torch.zeros(2, 3, 1, 1, dtype=torch.uint8)).isfinite().all()
 
 

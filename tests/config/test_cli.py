@@ -54,7 +54,7 @@ def own_option(tmp_path: Path, option: str, text: str) -> Path:
         (["augment.scale=[1.0,0.5]"], ["augment.scale"]),
         (["schedule.warmup=soon"], ["schedule.warmup=soon", '"5 epochs"']),
         (["loss.class_weights={ten: 2.0}"], ["there is no class 'ten'"]),
-        (["optim.name=adamm"], ["optim.name: timm has no optimiser 'adamm'", "'adam"]),
+        (["optim.name=adamm"], ["optim.name: timm has no optimizer 'adamm'", "'adam"]),
         (["model=timm", "model.name=resnet8"], ["timm has no model 'resnet8'", "Did you mean"]),
         (["model.kwargs={depth: 3}"], ["model test_resnet", "depth"]),
         (
@@ -77,13 +77,13 @@ def test_wrong_setting_leaves_no_weights_behind(train: Train, tmp_path: Path) ->
     assert not (tmp_path / "runs" / "latest").exists()
 
 
-def test_misspelt_key_in_a_yaml_file_fails_as_on_the_command_line(train: Train, tmp_path: Path) -> None:
+def test_misspelled_key_in_a_yaml_file_fails_as_on_the_command_line(train: Train, tmp_path: Path) -> None:
     folder = own_option(tmp_path, "experiment/fast", "# @package _global_\ntrain:\n  epoch: 3\n")
     outcome = train("--config-dir", str(folder), "experiment=fast")
     assert_user_error(outcome, "train.epoch: there is no such key", "Did you mean 'epochs'?", "experiment/fast")
 
 
-def test_misspelt_key_in_a_group_file(train: Train, tmp_path: Path) -> None:
+def test_misspelled_key_in_a_group_file(train: Train, tmp_path: Path) -> None:
     folder = own_option(tmp_path, "optim/own", "name: sgd\nmomentun: 0.8\n")
     outcome = train("--config-dir", str(folder), "optim=own")
     assert_user_error(outcome, "momentun: there is no such key", "Did you mean 'momentum'?", "optim/own")

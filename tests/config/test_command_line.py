@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 
 from mlops_img.cli import conf_folder
 from mlops_img.config.command_line import for_shell, given_values, parse, prepare_arguments, quoted, split_arguments
-from mlops_img.config.train import Config, command_schemas, leaf_keys, register_schemas
+from mlops_img.config.schemas import COMMANDS, leaf_keys, register_schemas
+from mlops_img.config.train import Config
 from mlops_img.core.files import OVERRIDES_FILE
 from mlops_img.errors import UserError
 from mlops_img.runs.resume import resume_arguments
@@ -150,7 +151,7 @@ def test_values_are_those_that_hydra_reads() -> None:
 def test_every_path_is_marked() -> None:
     marked = {
         key
-        for name, schema in command_schemas().items()
+        for name, schema in COMMANDS.items()
         for key, entry in leaf_keys(schema).items()
         if entry.metadata.get("path")
     }

@@ -9,11 +9,26 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mlops_img.cli import conf_folder
-from mlops_img.config.rules import CHOICES, LEAST, PROBABILITIES, validate
-from mlops_img.config.train import Config, register_schemas
+from mlops_img.config.data import FolderConfig
+from mlops_img.config.rules import (
+    Rule,
+    ascending_pair,
+    at_least,
+    between,
+    each_more_than,
+    folder_name,
+    more_than,
+    not_empty,
+    one_from,
+    one_of,
+    per_channel,
+    validate,
+)
+from mlops_img.config.schemas import COMMANDS, leaf_keys, register_schemas
+from mlops_img.config.train import Config, TrainConfig
 from mlops_img.errors import UserError
 from mlops_img.runs.folder import Origin, RunFolder, load_config
 from tests.helpers.paths import CONF
@@ -68,12 +83,41 @@ def test_every_option_of_every_group_composes_and_is_valid(group: str) -> None:
         validate(config)
 
 
-def test_checked_keys_exist() -> None:
-    config: Any = OmegaConf.to_object(composed())
-    for key in (*CHOICES, *LEAST, *PROBABILITIES):
-        value = config
-        for name in key.split("."):
-            value = getattr(value, name)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_defaults_of_every_command_keep_their_rules(command: str) -> None:
+    for key, entry in leaf_keys(COMMANDS[command]).items():
+        default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+        if default not in (None, MISSING):
+            for rule in entry.metadata.get("rules", ()):
+                rule(key, default)
+
+
+@pytest.mark.parametrize(
+    ("rule", "allowed", "refused", "message"),
+    [
+        (one_of("a", "bc"), "bc", "bd", "x=bd: it can be a, bc. Did you mean 'bc'?"),
+        (one_from("mlops_img.config.schemas:COMMANDS", "all"), "all", "trian", "it can be all, train, evaluate"),
+        (one_from("mlops_img.config.schemas:COMMANDS", prefix="a."), "a.store", "store", "Did you mean 'a.store'?"),
+        (at_least(2), 2, 1, "x=1: it must be at least 2"),
+        (more_than(2), 3, 2, "x=2: it must be more than 2"),
+        (between(0, 0.5), 0.5, 0.6, "x=0.6: it must lie between 0 and 0.5"),
+        (ascending_pair(), [1, 1], [2, 1], "it takes two numbers above 0, the smaller first"),
+        (ascending_pair(), [1, 2], [1], "it takes two numbers above 0"),
+        (per_channel(), [0, 0, 0], [0], "one number for each of red, green and blue"),
+        (each_more_than(0), [1, 2], [1, 0], "x=[1, 0]: each must be more than 0"),
+        (not_empty("color"), [1], [], "x=[]: name at least one color"),
+        (folder_name(), "a-1.b", "../a", "it names a folder"),
+    ],
+)
+def test_rule(rule: Rule, allowed: Any, refused: Any, message: str) -> None:
+    rule("x", allowed)
+    with pytest.raises(UserError) as refusal:
+        rule("x", refused)
+    assert message in str(refusal.value)
+
+
+def test_value_of_none_breaks_no_rule() -> None:
+    validate(Config(data=FolderConfig(root="x"), train=TrainConfig(max_steps=None)))
 
 
 def test_config_of_a_run_reads_back_as_it_was(tmp_path: Path) -> None:

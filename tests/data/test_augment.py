@@ -144,9 +144,9 @@ def test_padded_crop_is_the_evaluation_crop_shifted() -> None:
 def test_translation_shifts_by_up_to_its_share() -> None:
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     image[14:18, 14:18] = 255
-    centres = [augmented(image, seed, translate=0.25)[0].nonzero().float().mean(0) for seed in range(40)]
+    centers = [augmented(image, seed, translate=0.25)[0].nonzero().float().mean(0) for seed in range(40)]
     # The evaluation crop enlarges by 1 / 0.875.
-    offsets = torch.stack(centres) - (SIDE - 1) / 2
+    offsets = torch.stack(centers) - (SIDE - 1) / 2
     assert offsets.abs().max() <= 0.25 * SIDE + 1
     assert offsets.abs().max() > 0.15 * SIDE
 
@@ -160,7 +160,7 @@ def test_zoom_changes_the_size_between_its_bounds() -> None:
     assert max(shares) == pytest.approx(2.25, abs=0.35)
 
 
-def test_colour_jitter_moves_no_pixel() -> None:
+def test_color_jitter_moves_no_pixel() -> None:
     grid = np.zeros((SIDE, SIDE, 3), np.uint8)
     grid[::4] = 200
     square = augmented(grid, color_jitter=0.3)

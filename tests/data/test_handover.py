@@ -19,7 +19,8 @@ import torch
 from mlops_img.config.data import FolderConfig
 from mlops_img.data import handover
 from mlops_img.data.loader import Batch, load_batches, ordered_plans, skip_or_raise
-from mlops_img.data.sources.base import ImageSet, open_source
+from mlops_img.data.sources.base import ImageSet
+from mlops_img.data.sources.registry import open_source
 from mlops_img.errors import UserError
 from mlops_img.preprocessing.transforms import Preprocessing
 from tests.helpers.paths import ROOT

@@ -27,7 +27,8 @@ from mlops_img.data.loader import (
     load_batches,
     ordered_plans,
 )
-from mlops_img.data.sources.base import ImageSet, open_source, read_file
+from mlops_img.data.sources.base import ImageSet, read_file
+from mlops_img.data.sources.registry import open_source
 from mlops_img.preprocessing.transforms import Preprocessing
 
 SIDE = 24
@@ -224,7 +225,7 @@ def test_a_program_that_fails_while_batches_are_read_ends(shared_shapes: Path) -
     program = f"""
 from mlops_img.config.data import FolderConfig
 from mlops_img.data.loader import load_batches, ordered_plans
-from mlops_img.data.sources.base import open_source
+from mlops_img.data.sources.registry import open_source
 from mlops_img.preprocessing.transforms import Preprocessing
 images = open_source(FolderConfig(root={str(shared_shapes)!r})).table().splits["train"]
 crop = Preprocessing(24, 0.875, (0.5,) * 3, (0.25,) * 3).crop

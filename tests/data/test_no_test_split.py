@@ -1,4 +1,4 @@
-"""data.test_fraction=0: no image is held back for a test, and every result is labelled validation."""
+"""data.test_fraction=0: no image is held back for a test, and every result is labeled validation."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mlops_img.config.data import CsvConfig, DataConfig, FolderConfig
-from mlops_img.data.sources.base import ImageSet, Table, open_source
+from mlops_img.data.sources.base import ImageSet, Table
+from mlops_img.data.sources.registry import open_source
 from mlops_img.data.sources.split_origin import SplitOrigin, describe_splits
 from mlops_img.data.splits import names_below, with_all_splits
 from mlops_img.errors import UserError
@@ -174,11 +175,11 @@ def test_copies_of_an_image_stay_on_one_side(tmp_path: Path) -> None:
 def test_copies_in_two_classes_stay_on_one_side_too(tmp_path: Path) -> None:
     root = write_shapes(tmp_path / "photos", per_class=20)
     for number in range(10):
-        shutil.copy(root / "circle" / f"{number:03}.jpg", root / "square" / f"mislabelled{number:03}.jpg")
+        shutil.copy(root / "circle" / f"{number:03}.jpg", root / "square" / f"mislabeled{number:03}.jpg")
     for seed in range(5):
         found = split_of_each(split_folder(root, split_seed=seed), root)
         for number in range(10):
-            assert found[f"circle/{number:03}.jpg"] == found[f"square/mislabelled{number:03}.jpg"]
+            assert found[f"circle/{number:03}.jpg"] == found[f"square/mislabeled{number:03}.jpg"]
 
 
 def test_limit_is_even_over_the_classes_and_keeps_to_each_split() -> None:

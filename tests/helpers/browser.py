@@ -110,16 +110,16 @@ def open_tab(browser: Browser, url: str, *, load: bool = True, **options: Any) -
     return tab
 
 
-def contrast(page: Page, element: str, ground: str, colour: str = "color") -> float:
-    """Return WCAG's contrast between a colour of one element and the background of another (two selectors)."""
+def contrast(page: Page, element: str, ground: str, color: str = "color") -> float:
+    """Return WCAG's contrast between a color of one element and the background of another (two selectors)."""
     read = "([selector, name]) => getComputedStyle(document.querySelector(selector))[name]"
-    colours = (page.evaluate(read, [element, colour]), page.evaluate(read, [ground, "backgroundColor"]))
-    lighter, darker = sorted((_luminance(colour) for colour in colours), reverse=True)
+    colors = (page.evaluate(read, [element, color]), page.evaluate(read, [ground, "backgroundColor"]))
+    lighter, darker = sorted((_luminance(color) for color in colors), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def _luminance(colour: str) -> float:
-    assert colour.startswith("rgb("), colour  # opaque
-    shares = [int(part) / 255 for part in colour[4:-1].split(",")]
+def _luminance(color: str) -> float:
+    assert color.startswith("rgb("), color  # opaque
+    shares = [int(part) / 255 for part in color[4:-1].split(",")]
     linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -14,19 +14,19 @@ ORIENTATION = 0x0112  # EXIF
 def modes() -> Files:
     """Return the picture in every kind of pixels."""
     image = picture()
-    grey16 = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-    grey_and_alpha = image.convert("LA")
-    grey_and_alpha.putalpha(image.getchannel("R"))
+    gray16 = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    gray_and_alpha = image.convert("LA")
+    gray_and_alpha.putalpha(image.getchannel("R"))
     see_through = image.copy()
     see_through.putalpha(image.getchannel("G"))
     return {
         "cmyk jpeg": encoded(image.convert("CMYK"), "JPEG"),
-        "grey jpeg": encoded(image.convert("L"), "JPEG"),
-        "16-bit png": encoded(grey16, "PNG"),
-        "16-bit tiff": encoded(grey16, "TIFF"),
+        "gray jpeg": encoded(image.convert("L"), "JPEG"),
+        "16-bit png": encoded(gray16, "PNG"),
+        "16-bit tiff": encoded(gray16, "TIFF"),
         "cmyk tiff": encoded(image.convert("CMYK"), "TIFF"),
-        "grey png": encoded(image.convert("L"), "PNG"),
-        "grey png with alpha": encoded(grey_and_alpha, "PNG"),
+        "gray png": encoded(image.convert("L"), "PNG"),
+        "gray png with alpha": encoded(gray_and_alpha, "PNG"),
         "black and white png": encoded(image.convert("1"), "PNG"),
         "palette png": encoded(image.quantize(16), "PNG"),
         "palette png with a hole": encoded(image.quantize(16), "PNG", transparency=3),

@@ -11,7 +11,7 @@ SHAPES = ("circle", "square", "stripes")
 
 
 def draw_shape(kind: str, seed: int, side: int = 40) -> Image.Image:
-    """Draw a shape of random place, size and colours: a picture that a small net can learn to name."""
+    """Draw a shape of random place, size and colors: a picture that a small net can learn to name."""
     random = np.random.default_rng([seed, SHAPES.index(kind)])
     paper, ink = (tuple(int(value) for value in random.integers(low, low + 100, 3)) for low in (0, 150))
     image = Image.new("RGB", (side, side + side // 5), paper)

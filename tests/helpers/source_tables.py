@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlops_img.config.data import DataConfig
-from mlops_img.data.sources.base import ImageSet, Table, open_source
+from mlops_img.data.sources.base import ImageSet, Table
+from mlops_img.data.sources.registry import open_source
 from tests.helpers.shapes import draw_shape
 
 

@@ -18,7 +18,8 @@ from mlops_img.data.loader import Batch
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.training.loop import Recipe
-from mlops_img.training.optim import SoftCrossEntropy, make_optimizer
+from mlops_img.training.losses import SoftCrossEntropy
+from mlops_img.training.optim import make_optimizer
 from mlops_img.training.throughput import Speed
 
 CPU = torch.device("cpu")

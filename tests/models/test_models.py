@@ -89,7 +89,7 @@ def test_vit_is_built_for_the_image_size() -> None:
     assert tokens == 1 + (48 // 16) ** 2
 
 
-def test_grey_images_take_one_channel() -> None:
+def test_gray_images_take_one_channel() -> None:
     model = build("test_resnet", in_chans=1)
     assert model(torch.randn(2, 1, SIDE, SIDE)).shape == (2, 3)
     with pytest.raises(UserError, match="in_chans=4"):
@@ -216,7 +216,7 @@ def forwarding(**options: Any) -> nn.Module:
     return TinyNet(**options)
 
 
-def colour_only(num_classes: int) -> nn.Module:
+def color_only(num_classes: int) -> nn.Module:
     return TinyNet(num_classes, in_chans=3)
 
 
@@ -229,10 +229,10 @@ def test_function_that_hands_its_options_on_gets_in_chans() -> None:
     assert model.get_parameter("stem.weight").shape[1] == 1
 
 
-def test_class_without_in_chans_takes_colour_images_only() -> None:
-    assert build("custom", _target_=f"{__name__}.colour_only")(torch.randn(2, 3, SIDE, SIDE)).shape == (2, 3)
-    with pytest.raises(UserError, match=r"model\.in_chans=1: .*colour_only takes no in_chans"):
-        build("custom", _target_=f"{__name__}.colour_only", in_chans=1)
+def test_class_without_in_chans_takes_color_images_only() -> None:
+    assert build("custom", _target_=f"{__name__}.color_only")(torch.randn(2, 3, SIDE, SIDE)).shape == (2, 3)
+    with pytest.raises(UserError, match=r"model\.in_chans=1: .*color_only takes no in_chans"):
+        build("custom", _target_=f"{__name__}.color_only", in_chans=1)
 
 
 def test_type_error_inside_an_own_class_keeps_its_traceback() -> None:

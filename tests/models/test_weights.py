@@ -130,11 +130,11 @@ def test_position_embeddings_are_resampled_to_the_image_size(tmp_path: Path) -> 
     assert not differing(after, before)
 
 
-def test_colour_weights_sum_up_to_grey_ones(donor: nn.Module, tmp_path: Path) -> None:
+def test_color_weights_sum_up_to_gray_ones(donor: nn.Module, tmp_path: Path) -> None:
     torch.save(donor.state_dict(), tmp_path / "weights.pt")
-    grey = build("test_resnet", in_chans=1, weights=str(tmp_path / "weights.pt")).state_dict()
+    gray = build("test_resnet", in_chans=1, weights=str(tmp_path / "weights.pt")).state_dict()
     wanted = donor.state_dict()["conv1.0.weight"].sum(1, keepdim=True)
-    torch.testing.assert_close(grey["conv1.0.weight"], wanted)
+    torch.testing.assert_close(gray["conv1.0.weight"], wanted)
 
 
 def test_missing_weights_file_is_named(tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_hub_weights_come_from_the_cache_without_a_network(hub_cache: Path) -> N
     wanted = fill(hub_cache)
     loaded = build("test_resnet", weights="hub").state_dict()
     assert differing(loaded, wanted) == {"fc.weight", "fc.bias"}
-    grey = build("test_resnet", weights="hub", in_chans=1).state_dict()
-    assert grey["conv1.0.weight"].shape[1] == 1
+    gray = build("test_resnet", weights="hub", in_chans=1).state_dict()
+    assert gray["conv1.0.weight"].shape[1] == 1
 
 
 def test_checkpoint_to_come_needs_no_hub(hub_cache: Path) -> None:

@@ -43,9 +43,9 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+def png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
     """Write a PNG of a kind that Pillow does not write."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
@@ -67,23 +67,23 @@ def test_rgb_pixels_come_out_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM", "GIF"])
-def test_grey_becomes_three_equal_channels(kind: str) -> None:
-    grey = noise(5, 7)
-    decoded = decode_rgb(encoded(Image.fromarray(grey), kind))
-    np.testing.assert_array_equal(decoded, np.repeat(grey[:, :, None], 3, axis=2))
+def test_gray_becomes_three_equal_channels(kind: str) -> None:
+    gray = noise(5, 7)
+    decoded = decode_rgb(encoded(Image.fromarray(gray), kind))
+    np.testing.assert_array_equal(decoded, np.repeat(gray[:, :, None], 3, axis=2))
 
 
 def test_transparent_parts_are_laid_on_white() -> None:
-    colours, alpha = noise(5, 7, 3), noise(5, 7, 1, seed=1)
+    colors, alpha = noise(5, 7, 3), noise(5, 7, 1, seed=1)
     alpha[0, 0], alpha[0, 1] = 0, 255
-    decoded = decode_rgb(encoded(Image.fromarray(np.concatenate([colours, alpha], axis=2)), "PNG"))
+    decoded = decode_rgb(encoded(Image.fromarray(np.concatenate([colors, alpha], axis=2)), "PNG"))
     share = alpha / 255
-    assert difference(decoded, (colours * share + 255 * (1 - share)).round().astype(np.uint8)) <= 1
+    assert difference(decoded, (colors * share + 255 * (1 - share)).round().astype(np.uint8)) <= 1
     np.testing.assert_array_equal(decoded[0, 0], [255, 255, 255])
-    np.testing.assert_array_equal(decoded[0, 1], colours[0, 1])
+    np.testing.assert_array_equal(decoded[0, 1], colors[0, 1])
 
 
-def test_grey_with_alpha_is_laid_on_white() -> None:
+def test_gray_with_alpha_is_laid_on_white() -> None:
     image = Image.fromarray(np.stack([np.full((4, 4), 40, np.uint8), np.full((4, 4), 0, np.uint8)], axis=2), "LA")
     image.putpixel((1, 0), (40, 255))
     decoded = decode_rgb(encoded(image, "PNG"))
@@ -92,7 +92,7 @@ def test_grey_with_alpha_is_laid_on_white() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
-def test_palette_becomes_its_colours(kind: str) -> None:
+def test_palette_becomes_its_colors(kind: str) -> None:
     picture = draw_shape("circle", 3)
     image = picture.quantize(16)
     np.testing.assert_array_equal(decode_rgb(encoded(image, kind)), np.asarray(image.convert("RGB")))
@@ -117,7 +117,7 @@ def test_palette_with_several_transparencies_is_laid_on_white() -> None:
     assert decoded[0, 1].tolist() == [255, 255, 255]
 
 
-def test_rgb_png_with_a_transparent_colour_is_laid_on_white() -> None:
+def test_rgb_png_with_a_transparent_color_is_laid_on_white() -> None:
     image = Image.new("RGB", (3, 1), (9, 8, 7))
     image.putpixel((0, 0), (1, 2, 3))
     assert decode_rgb(encoded(image, "PNG", transparency=(1, 2, 3)))[0].tolist() == [[255] * 3, [9, 8, 7], [9, 8, 7]]
@@ -129,22 +129,22 @@ def test_one_bit_becomes_black_and_white() -> None:
     np.testing.assert_array_equal(decoded, np.where(bits, 255, 0)[:, :, None].repeat(3, axis=2))
 
 
-@pytest.mark.parametrize("colour", ["red", "white", "black", "#3fa07c"])
-def test_cmyk_jpeg_shows_its_colours_and_not_their_negative(colour: str) -> None:
+@pytest.mark.parametrize("color", ["red", "white", "black", "#3fa07c"])
+def test_cmyk_jpeg_shows_its_colors_and_not_their_negative(color: str) -> None:
     # Pillow writes the inverted values that Adobe's programs write and all expect.
-    image = Image.new("RGB", (32, 24), colour).convert("CMYK")
+    image = Image.new("RGB", (32, 24), color).convert("CMYK")
     data = encoded(image, "JPEG", quality=95)
     assert Image.open(io.BytesIO(data)).mode == "CMYK"
     assert difference(decode_rgb(data), np.asarray(image.convert("RGB"))) <= 4
 
 
-def test_cmyk_tiff_shows_its_colours() -> None:
+def test_cmyk_tiff_shows_its_colors() -> None:
     image = Image.fromarray(noise(5, 6, 4), "CMYK")
     np.testing.assert_array_equal(decode_rgb(encoded(image, "TIFF")), np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
+def test_16_bit_gray_is_scaled_and_not_clipped(kind: str) -> None:
     values = np.array([[0, 257, 12_850, 65_535, 128, 129]], np.uint16)
     data = encoded(Image.fromarray(values), kind)
     assert Image.open(io.BytesIO(data)).mode.startswith("I;16")
@@ -162,12 +162,12 @@ def test_12_bit_pgm_is_scaled_by_its_own_maximum() -> None:
     assert decode_rgb(data)[0, :, 0].tolist() == [0, 128, 255]
 
 
-@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4)], ids=["RGB", "RGBA"])
-def test_16_bit_colour_png_keeps_its_colours(colour: int, channels: int) -> None:
+@pytest.mark.parametrize(("color", "channels"), [(2, 3), (6, 4)], ids=["RGB", "RGBA"])
+def test_16_bit_color_png_keeps_its_colors(color: int, channels: int) -> None:
     values = np.random.default_rng(0).integers(0, 65_536, (4, 5, channels)).astype(">u2")
     values[:, :, 3:] = 65_535
     rows = b"".join(b"\0" + row.tobytes() for row in values)
-    decoded = decode_rgb(png(5, 4, 16, colour, rows))
+    decoded = decode_rgb(png(5, 4, 16, color, rows))
     assert difference(decoded, (values[:, :, :3] / 257).round().astype(np.uint8)) <= 1
 
 
@@ -219,7 +219,7 @@ def test_jpeg_orientation_gives_the_upright_picture_to_the_bit(orientation: int)
     assert np.abs(decoded.astype(int) - np.asarray(upright)).mean() < 8
 
 
-def test_jpeg_whose_exif_follows_a_large_colour_profile_is_turned() -> None:
+def test_jpeg_whose_exif_follows_a_large_color_profile_is_turned() -> None:
     data = encoded(draw_shape("circle", 5), "JPEG", exif=oriented(6))
     start = data.index(b"Exif\0\0") - 4
     assert data[start : start + 2] == b"\xff\xe1"
@@ -261,7 +261,7 @@ def test_unusual_jpegs_equal_pillow_to_the_bit(options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(decode_rgb(data), np.asarray(Image.open(io.BytesIO(data))))
 
 
-def test_grey_jpeg_equals_pillow_to_the_bit() -> None:
+def test_gray_jpeg_equals_pillow_to_the_bit() -> None:
     data = encoded(Image.fromarray(noise(40, 30)), "JPEG")
     np.testing.assert_array_equal(decode_rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
@@ -276,7 +276,7 @@ def test_photo_with_camera_exif_takes_the_fast_path() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_of_several_frames_the_first_counts(kind: str) -> None:
-    frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (12, 10), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     np.testing.assert_array_equal(decode_rgb(data), np.asarray(frames[0]))

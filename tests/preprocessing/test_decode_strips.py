@@ -30,7 +30,7 @@ def _palette_with_holes() -> Image.Image:
 PICTURES: dict[str, Callable[[], Image.Image]] = {
     "1": lambda: Image.fromarray(_noise(HEIGHT, WIDTH)).convert("1"),
     "L": lambda: Image.fromarray(_noise(HEIGHT, WIDTH)),
-    "L with one transparent grey": lambda: _transparent(Image.fromarray(_noise(HEIGHT, WIDTH) // 64), 2),
+    "L with one transparent gray": lambda: _transparent(Image.fromarray(_noise(HEIGHT, WIDTH) // 64), 2),
     "LA": lambda: Image.fromarray(_noise(HEIGHT, WIDTH, 4), "RGBA").convert("LA"),
     "P with holes": _palette_with_holes,
     "RGB": lambda: Image.fromarray(_noise(HEIGHT, WIDTH, 3)),

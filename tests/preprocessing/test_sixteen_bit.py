@@ -17,8 +17,8 @@ import mlops_img
 from mlops_img.audit import audit
 from mlops_img.bundle.manifest import PreprocessingInfo
 from mlops_img.bundle.predictor import Predictor
+from mlops_img.config.commands import AuditConfig
 from mlops_img.config.data import FolderConfig
-from mlops_img.config.train import AuditConfig
 from mlops_img.data import loader
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError
@@ -31,7 +31,7 @@ from tests.helpers.commands import Outcome
 from tests.helpers.shapes import SHAPES, draw_shape
 
 Command = Callable[..., Outcome]
-OLD = {"image_size": 8, "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3, "grey": False}
+OLD = {"image_size": 8, "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3, "gray": False}
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from tests.helpers.shapes import draw_shape
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def preprocessing(image_size: int = 32, crop_pct: float = 0.875, grey: bool = False) -> Preprocessing:
-    return Preprocessing(image_size, crop_pct, MEAN, STD, grey)
+def preprocessing(image_size: int = 32, crop_pct: float = 0.875, gray: bool = False) -> Preprocessing:
+    return Preprocessing(image_size, crop_pct, MEAN, STD, gray)
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -38,7 +38,7 @@ def difference(one: torch.Tensor, other: NDArray[np.uint8]) -> int:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_crop_equals_torchvision_on_pillow_within_a_level(seed: int) -> None:
-    # Noise is the hardest: neighbouring pixels differ as much as they can.
+    # Noise is the hardest: neighboring pixels differ as much as they can.
     generator = np.random.default_rng(seed)
     for _ in range(10):
         height = int(generator.integers(1, 250))
@@ -115,29 +115,29 @@ def test_normalize_keeps_the_batch_in_channels_last_memory_and_the_pixels_as_the
     assert torch.equal(images, before)
 
 
-def test_grey_is_the_grey_value_of_the_normalised_image() -> None:
+def test_gray_is_the_gray_value_of_the_normalized_image() -> None:
     images = torch.from_numpy(noise(8, 8).transpose(2, 0, 1).copy()).unsqueeze(0)
-    same = Preprocessing(8, 1.0, (0.5,) * 3, (0.25,) * 3, grey=True)
-    grey = same.normalize(images)
-    assert grey.shape == (1, 1, 8, 8)
+    same = Preprocessing(8, 1.0, (0.5,) * 3, (0.25,) * 3, gray=True)
+    gray = same.normalize(images)
+    assert gray.shape == (1, 1, 8, 8)
     luma = np.asarray(Image.fromarray(images[0].permute(1, 2, 0).numpy()).convert("L"))
-    np.testing.assert_allclose((grey[0, 0] * 0.25 + 0.5) * 255, luma, atol=1)
+    np.testing.assert_allclose((gray[0, 0] * 0.25 + 0.5) * 255, luma, atol=1)
 
 
 def test_denormalize_gives_the_pixels_back() -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
-    normal, grey = preprocessing(), preprocessing(grey=True)
+    normal, gray = preprocessing(), preprocessing(gray=True)
     torch.testing.assert_close(normal.denormalize(normal.normalize(images)), images)
-    torch.testing.assert_close(grey.denormalize(grey.normalize(images)), images)
+    torch.testing.assert_close(gray.denormalize(gray.normalize(images)), images)
     assert normal.denormalize(torch.tensor([-99.0, 99.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)).unique().tolist() == [
         0,
         255,
     ]
 
 
-@pytest.mark.parametrize("grey", [False, True])
-def test_written_as_json_and_read_again_it_is_the_same(grey: bool) -> None:
-    original = Preprocessing(48, 0.9, MEAN, STD, grey)
+@pytest.mark.parametrize("gray", [False, True])
+def test_written_as_json_and_read_again_it_is_the_same(gray: bool) -> None:
+    original = Preprocessing(48, 0.9, MEAN, STD, gray)
     again = Preprocessing.from_dict(json.loads(json.dumps(original.to_dict())))
     assert again == original
     image = np.array(draw_shape("circle", 0))
@@ -158,3 +158,8 @@ def test_stack_is_channels_last_in_memory_and_equals_torch_stack() -> None:
     stacked = stack(squares)
     assert torch.equal(stacked, torch.stack(squares))
     assert stacked.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_settings_of_earlier_versions_are_read() -> None:
+    earlier = {"image_size": 32, "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3, "grey": True}
+    assert Preprocessing.from_dict(earlier) == Preprocessing(32, 1.0, (0.5,) * 3, (0.25,) * 3, gray=True)

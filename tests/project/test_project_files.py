@@ -231,7 +231,7 @@ def test_dvc_status_is_clean_after_make_data_and_names_a_changed_file(checkout: 
     assert re.search(r"modified: +data/mnist5k", run(*status, cwd=checkout, **environment).stdout)
 
 
-def test_default_data_are_real_grey_images_that_no_split_shares(tmp_path: Path) -> None:
+def test_default_data_are_real_gray_images_that_no_split_shares(tmp_path: Path) -> None:
     root = tmp_path / "mnist5k"
     run(*WRITE_DATA, root, cwd=ROOT)
     files = sorted(root.rglob("*.png"))

@@ -12,8 +12,8 @@ from mlops_img.reporting.pictures import GAP, SIDE, contact_sheet, printable
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
-def filled(height: int, width: int, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
-    return np.full((height, width, 3), colour, np.uint8)
+def filled(height: int, width: int, color: tuple[int, int, int]) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), color, np.uint8)
 
 
 def opened(sheet: bytes) -> Image.Image:

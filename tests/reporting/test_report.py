@@ -269,7 +269,7 @@ def test_the_page_says_where_the_splits_come_from(run_dir: Path, digits: tuple[d
     assert "split has only" not in text, "1,000 images are not few"
 
 
-def test_figures_of_validation_are_labelled_and_called_optimistic(
+def test_figures_of_validation_are_labeled_and_called_optimistic(
     run_dir: Path, digits: tuple[dict[str, Any], Reader]
 ) -> None:
     evaluation = digits[0] | {"split": "val", "origin": {"kind": "given", "place": "photos/val"}}

@@ -40,7 +40,7 @@ def new_state(*, ema: bool = False, seed: int = 0) -> TrainState:
 
 
 def train(state: TrainState, steps: int) -> None:
-    """Take real optimiser steps, on numbers that follow from the step."""
+    """Take real optimizer steps, on numbers that follow from the step."""
     for _ in range(steps):
         torch.manual_seed(state.step)
         loss = state.model(torch.randn(4, 6)).square().mean()
@@ -107,7 +107,7 @@ def test_state_comes_back_as_it_was_and_goes_on_the_same_way(ema: bool, tmp_path
     assert equal(restored.to_dict(), state.to_dict())
 
 
-def test_options_of_the_optimiser_are_those_of_now(tmp_path: Path) -> None:
+def test_options_of_the_optimizer_are_those_of_now(tmp_path: Path) -> None:
     state = new_state()
     train(state, 2)
     Checkpoints(tmp_path, keep=1, about=ABOUT).save(state)

@@ -98,7 +98,7 @@ def test_channels_last_is_a_choice_and_not_a_result() -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_loss_that_is_not_finite_stops_before_the_optimiser_and_names_step_and_rows(accumulate: int) -> None:
+def test_loss_that_is_not_finite_stops_before_the_optimizer_and_names_step_and_rows(accumulate: int) -> None:
     recipe = make_recipe(accumulate=accumulate, preprocessing=OVERFLOWS, lr=1e-3)
     given = overflowing(3 * accumulate)
     state, wanted = make_state(ema=True), make_state(ema=True)

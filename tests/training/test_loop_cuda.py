@@ -68,7 +68,7 @@ def test_fp16_clips_the_unscaled_gradient() -> None:
 @pytest.mark.cuda
 @needs_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_non_finite_loss_stops_before_the_optimiser_on_a_gpu_too(dtype: torch.dtype) -> None:
+def test_non_finite_loss_stops_before_the_optimizer_on_a_gpu_too(dtype: torch.dtype) -> None:
     given = overflowing(3)
     state, recipe = on_cuda(dtype)
     recipe = replace(recipe, preprocessing=OVERFLOWS)

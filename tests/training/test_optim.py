@@ -1,4 +1,4 @@
-"""Optimisers, what they leave undecayed and how fast each layer learns; the losses."""
+"""Optimizers, what they leave undecayed and how fast each layer learns; the losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch.nn import functional
 from mlops_img.config.train import LossConfig, ModelConfig, OptimConfig
 from mlops_img.errors import UserError
 from mlops_img.models.build import build_model
-from mlops_img.training.optim import make_loss, make_optimizer, set_learning_rate
+from mlops_img.training.losses import make_loss
+from mlops_img.training.optim import make_optimizer, set_learning_rate
 
 CLASSES = ["cat", "dog", "owl"]
 LABELS = np.array([0] * 6 + [1] * 3 + [2])
@@ -34,18 +35,18 @@ def vit() -> nn.Module:
 
 
 def groups_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
-    """Find the group of every parameter that the optimiser has."""
+    """Find the group of every parameter that the optimizer has."""
     places = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     return {name: places[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in places}
 
 
-# --- optimisers --------------------------------------------------------------------------------------
+# --- optimizers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "lr"), [("adamw", 0.01), ("sgd", 0.1), ("lamb", 0.02), ("muon", 0.02), ("lion", 0.003), ("adopt", 0.01)]
 )
-def test_optimiser_halves_the_loss_on_a_fixed_batch(name: str, lr: float) -> None:
+def test_optimizer_halves_the_loss_on_a_fixed_batch(name: str, lr: float) -> None:
     model = small_net()
     optimizer = make_optimizer(OptimConfig(name=name, lr=lr), model)
     labels = torch.arange(12) % 3
@@ -124,7 +125,7 @@ def test_learning_rate_is_the_same_everywhere_without_layer_decay() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
 
 
-def test_momentum_and_further_arguments_reach_the_optimiser() -> None:
+def test_momentum_and_further_arguments_reach_the_optimizer() -> None:
     sgd = make_optimizer(OptimConfig(name="sgd", momentum=0.8), small_net())
     assert sgd.param_groups[0]["momentum"] == 0.8
     assert sgd.param_groups[0]["nesterov"]
@@ -136,7 +137,7 @@ def test_momentum_and_further_arguments_reach_the_optimiser() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "adamm"}, r"no optimiser 'adamm'\. Did you mean 'adam"),
+        ({"name": "adamm"}, r"no optimizer 'adamm'\. Did you mean 'adam"),
         ({"kwargs": {"beta": 0.9}}, r"optim\.name=adamw: .*beta.*optim\.kwargs"),
         ({"kwargs": {"lr": 0.1}}, "lr"),
         ({"kwargs": {"betas": [0.9, 1.5]}}, "1.5"),
@@ -145,7 +146,7 @@ def test_momentum_and_further_arguments_reach_the_optimiser() -> None:
         ({"name": "adahessian"}, "second derivatives"),
     ],
 )
-def test_optimiser_that_cannot_be_is_a_users_mistake(options: dict[str, Any], message: str) -> None:
+def test_optimizer_that_cannot_be_is_a_users_mistake(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_optimizer(OptimConfig(**options), small_net())
 

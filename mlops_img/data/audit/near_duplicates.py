@@ -1,7 +1,7 @@
 """Pictures that look the same though their pixels differ: saved again, resized, brightened.
 
-Each picture is shrunk to 18 x 16 grey values. Their difference hash (64 bits: is a cell brighter than its
-left neighbour? N. Krawetz, "Kind of Like That", hackerfactor.com, 2013) proposes pairs; the correlation of
+Each picture is shrunk to 18 x 16 gray values. Their difference hash (64 bits: is a cell brighter than its
+left neighbor? N. Krawetz, "Kind of Like That", hackerfactor.com, 2013) proposes pairs; the correlation of
 the small pictures decides. Plain pictures such as digits on black are alike by chance: with most of their
 hash bits coming from empty ground, the hash proposes thousands of pairs. So the less detail a picture has,
 the closer a pair must agree, and pictures with next to none are not compared at all.
@@ -9,7 +9,7 @@ the closer a pair must agree, and pictures with next to none are not compared at
 Measured with the constants below and 6 bits: 332 groups among CIFAR-10's 60,000 images, of 120 looked at
 nearly all one photo or one product twice; 1 among 5,000 MNIST digits, where hashes alone propose 45,634 pairs
 even at 3 bits. Of 300 photos (about 500 x 400) these copies are found: JPEG at quality 75 or half the size
-299, grey 299, a margin of 1 % cut off 295, brightness +20 % 290; at 3 bits 295, 289, 299, 239, 282.
+299, gray 299, a margin of 1 % cut off 295, brightness +20 % 290; at 3 bits 295, 289, 299, 239, 282.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Grey cells, each the mean of 2 x 2 values of the thumbnail.
+# Gray cells, each the mean of 2 x 2 values of the thumbnail.
 CELL_ROWS, CELL_COLUMNS = 8, 9
 HASH_BITS = CELL_ROWS * (CELL_COLUMNS - 1)
-# Neighbouring cells that differ by less than this many of 256 grey levels tell nothing: noise turns the bit.
+# Neighboring cells that differ by less than this many of 256 gray levels tell nothing: noise turns the bit.
 INFORMATIVE_LEVELS = 2
 # With fewer informative bits a picture is too plain to be compared.
 PLAIN_BITS = 24
@@ -41,9 +41,9 @@ PAIRS_AT_ONCE = 65_536
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Shrink an RGB image, uint8 (height, width, 3), to grey uint8 (16, 18)."""
-    grey = Image.fromarray(pixels).convert("L")
-    return np.asarray(grey.resize((2 * CELL_COLUMNS, 2 * CELL_ROWS), Image.Resampling.BOX))
+    """Shrink an RGB image, uint8 (height, width, 3), to gray uint8 (16, 18)."""
+    gray = Image.fromarray(pixels).convert("L")
+    return np.asarray(gray.resize((2 * CELL_COLUMNS, 2 * CELL_ROWS), Image.Resampling.BOX))
 
 
 def difference_hashes(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -128,7 +128,7 @@ def connected(pairs: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _correlations(thumbnails: NDArray[np.uint8], pairs: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return each pair's correlation over the grey values: brightness and contrast make no difference."""
+    """Return each pair's correlation over the gray values: brightness and contrast make no difference."""
     parts = [np.zeros(0, np.float32)]
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         one, other = (_standardized(thumbnails[rows]) for rows in pairs[start : start + PAIRS_AT_ONCE].T)

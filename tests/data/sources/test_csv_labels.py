@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mlops_img.audit import audit
-from mlops_img.audit import run as run_audit
+from mlops_img.config.commands import AuditConfig
 from mlops_img.config.data import CsvConfig
 from mlops_img.config.rules import validate
-from mlops_img.config.train import AuditConfig, Config
+from mlops_img.config.train import Config
 from mlops_img.data.dataset import load_dataset
 from mlops_img.data.sources import csv_source
 from mlops_img.data.sources.base import Table
@@ -168,7 +168,7 @@ def test_keys_that_cannot_be_are_refused(images: Path, changes: dict[str, Any], 
         validate(Config(data=data))
     assert said in str(caught.value)
     with pytest.raises(UserError) as caught:
-        run_audit(AuditConfig(data=data))
+        validate(AuditConfig(data=data))
     assert said in str(caught.value)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from mlops_img.config.data import CustomDataConfig
 from mlops_img.data.dataset import load_dataset
-from mlops_img.data.sources.base import ImageSet, Table, open_source
+from mlops_img.data.sources.base import ImageSet, Table
+from mlops_img.data.sources.registry import open_source
 from mlops_img.errors import UserError
 from mlops_img.preprocessing.decode import decode_rgb
 from tests.helpers.shapes import SHAPES, draw_shape

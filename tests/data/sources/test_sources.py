@@ -84,9 +84,9 @@ def test_a_folder_of_trains_is_a_class(tmp_path: Path) -> None:
 
 
 def test_folders_beside_the_splits_are_left_out_with_a_warning(given: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_shapes(given / "unlabelled", per_class=1)
+    write_shapes(given / "unlabeled", per_class=1)
     assert set(folder_table(given).splits) == {"train", "val", "test"}
-    assert "left out unlabelled" in caplog.text
+    assert "left out unlabeled" in caplog.text
 
 
 def test_images_in_subfolders_belong_to_the_class_above(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_nested_folders_of_a_class_are_not_warned_of(tmp_path: Path, caplog: pyt
 # A test folder without labels.
 
 
-def unlabelled(given: Path, below: str) -> Path:
+def unlabeled(given: Path, below: str) -> Path:
     shutil.rmtree(given / "test")
     for number in range(5):
         save(given / "test" / below / f"{number}.jpg", 1_000 + number)
@@ -414,13 +414,13 @@ def unlabelled(given: Path, below: str) -> Path:
 
 
 def test_loose_test_images_are_refused_with_the_key_that_leaves_them_out(given: Path) -> None:
-    message = refused(unlabelled(given, ""))
+    message = refused(unlabeled(given, ""))
     assert "test has no class folders (5 images lie directly in it)" in message
     assert message.endswith("If its images have no labels, leave it out with data.use_given_test=false")
 
 
 def test_test_images_of_an_unknown_class_are_refused_with_the_key_that_leaves_them_out(given: Path) -> None:
-    message = refused(unlabelled(given, "unknown"))
+    message = refused(unlabeled(given, "unknown"))
     assert "class 'unknown' has no folder in" in message
     assert message.endswith("If the test images have no labels, leave them out with data.use_given_test=false")
     assert "use_given_test" not in refused_without_class(given, "val")
@@ -438,7 +438,7 @@ def test_a_given_test_folder_is_left_out_before_it_is_looked_into(
     given: Path, caplog: pytest.LogCaptureFixture, below: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    dataset = load_dataset(FolderConfig(root=str(unlabelled(given, below)), use_given_test=False))
+    dataset = load_dataset(FolderConfig(root=str(unlabeled(given, below)), use_given_test=False))
     assert dataset.classes == sorted(SHAPES)
     assert len(dataset.train) + len(dataset.test) == 12
     assert {Path(path).relative_to(given).parts[0] for path in dataset.test.paths} == {"train"}

@@ -79,8 +79,8 @@ def test_a_required_argument_comes_from_kwargs_and_leaves_both_parts(tmp_path: P
 
 
 def test_unknown_argument_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"unexpected keyword argument 'colour'.*data.kwargs"):
-        torchvision_table(tmp_path, "CIFAR10", kwargs={"colour": True})
+    with pytest.raises(UserError, match=r"unexpected keyword argument 'color'.*data.kwargs"):
+        torchvision_table(tmp_path, "CIFAR10", kwargs={"color": True})
 
 
 @pytest.fixture

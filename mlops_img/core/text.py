@@ -1,0 +1,33 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def text_table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
+    """Return rows as lines for a terminal, their columns under one another.
+
+    Args:
+        rows: the head first; all of the same length.
+        left: numbers of the columns that are flush left; the others are flush right.
+    """
+    return "\n".join("  ".join(cells).rstrip() for cells in _padded(rows, left))
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the head first, as a Markdown table that is also readable as it stands."""
+    head, *others = _padded(rows, range(len(rows[0])), least=3)
+    lines = [head, ["-" * len(cell) for cell in head], *others]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _padded(rows: Sequence[Sequence[str]], left: Collection[int], *, least: int = 0) -> list[list[str]]:
+    widths = [max(least, *map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    ]
