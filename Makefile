@@ -1,4 +1,4 @@
-# Every target sets up what it needs and does nothing twice. `make` alone lists the targets.
+# Every target sets up what it needs, once. `make` alone lists the targets.
 # pip reads its own settings (pip.conf, PIP_INDEX_URL, ...). Without a GPU, a smaller PyTorch will do:
 #     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make train
 
@@ -36,11 +36,11 @@ evaluate: $(VENV)/.installed data/mnist5k ## evaluate a run again (RUN=runs/X AR
 	$(PY) -m mlops_img.evaluate run=$(RUN) $(ARGS)
 
 export: $(VENV)/.installed data/mnist5k ## make a small, verified bundle of a run (RUN=runs/X ARGS="quantize=static")
-	@# Without a run there is the default one to make first.
+	@# Without a run, the default one is trained first.
 	@test -e $(RUN)/config.yaml || $(MAKE) train ARGS=
 	$(PY) -m mlops_img.export run=$(RUN) $(ARGS)
 
-# Without a bundle there is the default one to make first; one that was asked for by name must be there.
+# Without a bundle, the default one is made first; one that is given by name must exist.
 bundle: $(VENV)/.installed-serve ## make a bundle of the default run, if there is none
 	@test "$(BUNDLE)" != bundles/latest || test -e bundles/latest/manifest.json || $(MAKE) export ARGS=
 
@@ -57,7 +57,7 @@ container: ## make an image of the bento with Docker: docker run --rm -p 3000:30
 	@$(MAKE) bento
 	$(PY) -m bentoml containerize mlops_img:latest --backend $(DOCKER) --image-tag mlops_img:serving
 
-audit: $(VENV)/.installed data/mnist5k ## look for what is wrong in a data set (ARGS="data=folder data.root=...")
+audit: $(VENV)/.installed data/mnist5k ## find problems in a data set (ARGS="data=folder data.root=...")
 	$(PY) -m mlops_img.audit $(ARGS)
 
 test: lint types ## lint, check types, run all tests, print the coverage (ARGS="-x")
@@ -71,11 +71,11 @@ lint: $(VENV)/.installed-dev ## ruff: rules and format
 types: $(VENV)/.installed-dev ## mypy --strict on the package
 	$(PY) -m mypy
 
-format: $(VENV)/.installed-dev ## let ruff mend and format the code
+format: $(VENV)/.installed-dev ## fix and format the code with ruff
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-benchmark: $(VENV)/.installed-bench $(VENV)/.installed-serve ## measure all beside others (PHOTOS=folder ARGS="--rounds 3"; else generated photos)
+benchmark: $(VENV)/.installed-bench $(VENV)/.installed-serve ## run all benchmarks beside their peers (PHOTOS=folder ARGS="--rounds 3"; else generated photos)
 	$(PY) benchmarks/train_loop.py $(ARGS)
 	$(PY) benchmarks/input_pipeline.py $(PHOTO_ARGS) $(ARGS)
 	$(PY) benchmarks/compression.py $(ARGS)

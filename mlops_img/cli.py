@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import errno
 import gc
 import logging
 import os
@@ -20,29 +17,26 @@ from typing import Any, NoReturn, TypeVar
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException
 
 from mlops_img.config.command_line import prepare_arguments, quoted
+from mlops_img.config.error_messages import describe, find_cause, reject_unknown_keys
 from mlops_img.config.paths import expand_home, expand_paths
 from mlops_img.config.plugins import import_plugins
 from mlops_img.config.rules import validate
 from mlops_img.config.schemas import COMMANDS, leaf_keys, register_schemas
 from mlops_img.core.environment import prepare_process
-from mlops_img.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError, did_you_mean
+from mlops_img.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from mlops_img.runs.folder import ERROR_FILE
 
 C = TypeVar("C")
-E = TypeVar("E", bound=BaseException)
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
-FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 PACKAGE = Path(__file__).parent
-MAX_SUGGESTIONS = 3
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +53,7 @@ def command(
     rewrite: Callable[[list[str]], list[str]] | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Run `task` on the configuration that the command line describes, and end the process as it should.
+    """Run `task` on the configuration that the command line describes, and end the process with its exit code.
 
     A `UserError`, or a configuration that cannot be composed, becomes one line on stderr and exit code 2.
 
@@ -98,7 +92,7 @@ def command(
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 exit_with(error, keys)
             failure = _leave_error(Path(HydraConfig.get().runtime.output_dir), error, keys)
-        # Marks this job as failed, and the others go on. Hydra keeps the error until the end, so it must not
+        # Marks this job as failed; the others continue. Hydra keeps the error until the end, so it must not
         # be the one whose traceback holds the model and the batches.
         gc.collect()
         raise failure
@@ -110,8 +104,8 @@ def command(
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        # Hydra makes the run folder and its log before any code of ours runs.
-        cause = None if begun or isinstance(error, HydraException) else _find(error, OSError)
+        # Hydra makes the run folder and its log before it calls the job.
+        cause = None if begun or isinstance(error, HydraException) else find_cause(error, OSError)
         if isinstance(cause, BrokenPipeError):  # `--help | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is flushed into the pipe
             sys.exit(EXIT_BROKEN_PIPE)
@@ -150,93 +144,8 @@ def _expand_folder(config: DictConfig, key: str) -> str | None:
     return expanded
 
 
-def reject_unknown_keys(node: DictConfig, keys: Collection[str] = ()) -> None:
-    """Look for keys that no dataclass has: `+key=value` adds them past the types.
-
-    Args:
-        node: what was composed.
-        keys: all keys of the command, to suggest one of them.
-
-    Raises:
-        UserError: the first such key, with the nearest valid one.
-    """
-    kind = OmegaConf.get_type(node)
-    for name in node:
-        if dataclasses.is_dataclass(kind):
-            names = [field.name for field in dataclasses.fields(kind)]
-            if name not in names:
-                raise UserError(_no_such_key(str(node._get_full_key(name)), str(name), names, keys))
-        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
-            reject_unknown_keys(node[name], keys)
-
-
-def _no_such_key(full: str, key: str, names: list[str], keys: Collection[str]) -> str:
-    """Describe an unknown key: `names` are those beside it, `keys` all keys of the command."""
-    # `lr` for `optim.lr`: what was left out or mistaken is where the key is.
-    same = [known for known in keys if known.rpartition(".")[2] == key and known != full][:MAX_SUGGESTIONS]
-    hint = f" Did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(key, names)
-    if not hint:
-        near = difflib.get_close_matches(key, {known.rpartition(".")[2] for known in keys}, n=1, cutoff=0.7)
-        hint = f" Did you mean {next(repr(known) for known in keys if known.endswith(f'.{near[0]}'))}?" if near else ""
-    return f"{full}: there is no such key.{hint} Keys here: {', '.join(names)}"
-
-
-def describe(error: Exception, keys: Collection[str] = ()) -> str | None:
-    """Return one line for a user's mistake, and None for an error of ours.
-
-    Args:
-        error: what ended the command.
-        keys: all keys of the command, to suggest one of them.
-    """
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MissingConfigException):
-        wanted = (error.missing_cfg_file or "").removesuffix(".yaml")
-        group, _, option = wanted.rpartition("/")
-        options = [name for name in error.options or [] if name != option]
-        if not group:
-            return _one_line(error)
-        return (
-            f"{group}={option}: there is no such option; there are {', '.join(options)}.{did_you_mean(option, options)}"
-        )
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        cause = _find(error, OmegaConfBaseException)
-        return _one_line(error) if cause is None else _describe_key(error, cause, keys)
-    if isinstance(error, yaml.YAMLError):
-        return f"invalid YAML: {_one_line(error)}"
-    if isinstance(error, OSError) and error.errno in FULL_OR_LOCKED:
-        place = error.filename or "a file of the run"
-        return f"{place} cannot be written: {error.strerror}. Free some space, or choose another hydra.run.dir=..."
-    return None
-
-
-def _find(error: BaseException | None, kind: type[E]) -> E | None:
-    """Return the first error of this kind among those that led to `error`, itself included."""
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _describe_key(error: Exception, cause: OmegaConfBaseException, keys: Collection[str]) -> str:
-    """Describe a key that does not exist, a value of the wrong type, or one that is missing."""
-    place = f"{str(error).split(':')[0]}: " if str(error).startswith("In '") else ""
-    key = cause.full_key or str(cause.key or "")
-    reason = (cause.msg or str(cause)).splitlines()[0]
-    if dataclasses.is_dataclass(cause.object_type) and cause.key is not None:
-        names = [field.name for field in dataclasses.fields(cause.object_type)]
-        if cause.key not in names:
-            return place + _no_such_key(key, str(cause.key), names, keys)
-    if "mandatory value" in reason or "mandatory value" in str(cause):
-        return f"{place}{key} is not set. Set it with {key}=..."
-    return f"{place}{key}: {reason}" if key not in reason else f"{place}{reason}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def exit_with(error: Exception, keys: Collection[str] = ()) -> NoReturn:
-    """End the process: a user's mistake as one line and exit code 2, anything else with its traceback and 1."""
+    """End the process: a user error with one line and exit code 2, any other with its traceback and exit code 1."""
     message = describe(error, keys)
     if message is None:
         traceback.print_exception(error)
@@ -246,7 +155,7 @@ def exit_with(error: Exception, keys: Collection[str] = ()) -> NoReturn:
 
 
 def _leave_error(folder: Path, error: Exception, keys: Collection[str]) -> Exception:
-    """Write what went wrong into the job's own folder and log, and return it without what it holds on to."""
+    """Write the error into the job's folder and log, and return it without its traceback."""
     line = describe(error, keys)
     message = line or "".join(traceback.format_exception(error))
     log.error("%s", message)

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and the exit codes of every command."""
+"""User errors and the exit codes of every command."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, `resume=auto` goes on
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, `resume=auto` resumes
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that says what, where and how to fix it.
+    """An error that the user can fix; its one line says what, where and how.
 
     Commands print it without a traceback and exit with `EXIT_USER_ERROR`.
     """

@@ -1,4 +1,4 @@
-"""Class names as keys of a YAML file, where `yes`, `on`, `01` and `1.10` are no text."""
+"""Class names as keys of a YAML file, where `yes`, `on`, `01` and `1.10` are not strings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mlops_img.errors import UserError, did_you_mean
 
 
 def find_class(key: str, name: Any, classes: Sequence[str]) -> str:
-    """Return the class that a key of a mapping means, as YAML 1.1 reads it: `yes` is True and `01` is 1.
+    """Return the class that a key of a mapping names, as YAML 1.1 reads it: `yes` is True and `01` is 1.
 
     Args:
         key: of the mapping in the configuration, for errors.
-        name: what YAML or the command line made of the class's name.
+        name: the class name as YAML or the command line parsed it.
         classes: all names.
 
     Raises:
-        UserError: no class is meant, or more than one.
+        UserError: it names no class, or more than one.
     """
     if isinstance(name, str):
         meant = [name] if name in classes else []

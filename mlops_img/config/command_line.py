@@ -1,7 +1,7 @@
 """Command-line arguments before Hydra reads them: options and overrides, paths with special characters, `~`.
 
-Hydra's grammar has no place for many characters that file names have (blanks beside parentheses, quotes, `=`, letters
-beyond ASCII). Where the value of a path key does not parse, it is quoted; what does parse keeps its meaning.
+Hydra's grammar cannot read many characters that occur in file names (blanks beside parentheses, quotes, `=`, letters
+beyond ASCII). If the value of a path key does not parse, it is quoted; a value that parses keeps its meaning.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ TYPOGRAPHIC = "“”„‘’‚«»–—"  # quotes and dashes that a web pag
 
 
 def prepare_arguments(arguments: list[str], paths: Collection[str]) -> list[str]:
-    """Return the arguments with options first, as Hydra wants them, and paths that it can read.
+    """Return the arguments with options first, as Hydra requires, and paths that it can read.
 
     Args:
         arguments: what follows the command's name.
-        paths: keys whose values are paths. In these, `~` is expanded, and what does not parse is quoted.
+        paths: keys whose values are paths. In these, `~` is expanded, and a value that does not parse is quoted.
 
     Raises:
         UserError: an option or override that Hydra cannot read.
@@ -109,7 +109,7 @@ def quoted(value: str, *, quote: str = "'", interpolations: bool = False) -> str
 
 
 def for_shell(key: str, value: str) -> str:
-    """Return `key=value` quoted for Hydra and for a shell, to be pasted as it is."""
+    """Return `key=value` quoted for Hydra and for a shell, ready to paste."""
     text = quoted(value, quote='"')  # the shell's own are single
     return shlex.quote(f"{key}={text}")
 
@@ -117,7 +117,7 @@ def for_shell(key: str, value: str) -> str:
 def _check_options(options: list[str]) -> None:
     def refuse(message: str) -> NoReturn:
         hint = " Options start with two ASCII hyphens." if any(char in message for char in TYPOGRAPHIC) else ""
-        raise UserError(f"{' '.join(message.split())}.{hint} --help shows what there is")
+        raise UserError(f"{' '.join(message.split())}.{hint} --help lists the options")
 
     parser: argparse.ArgumentParser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from mlops_img.config.train import PRECISION, AugmentConfig
 
 @dataclass
 class EvaluateTrainConfig:
-    """What may differ from the training's `train`; null: as it was there."""
+    """Keys that may differ from the training's `train`; null: as in the training."""
 
     device: str | None = None
     precision: str | None = key(None, PRECISION)
@@ -31,7 +31,7 @@ class EvaluateConfig:
     # Other images than the run's own: data.root=... alone reads them as the run's data were read; data=folder,
     # csv, custom and so on, with the keys that they have in training, reads them in that way.
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
-    # Options of the group `data` may set it; evaluation looks at the images as they are.
+    # Options of the group `data` may set it; evaluation does not use it.
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: EvaluateTrainConfig = field(default_factory=EvaluateTrainConfig)
     # Modules to import besides those of the run, which register metrics of your own (docs/extending.md).
@@ -43,7 +43,7 @@ class AuditConfig:
     """The configuration of `python -m mlops_img.audit`."""
 
     data: DataConfig = MISSING
-    # Options of the group `data` may set it; the audit looks at the images as they are.
+    # Options of the group `data` may set it; the audit does not use it.
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     # Two images are near duplicates when at most this many of the 64 bits of their hashes differ: 3 finds close
     # copies, 6 looser ones.

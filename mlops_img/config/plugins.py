@@ -1,4 +1,4 @@
-"""Modules of the user's that add to the tables of the package when they are imported (docs/extending.md)."""
+"""Modules and classes of the user's own, imported by name (docs/extending.md)."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def import_target(key: str, target: str) -> Any:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"{key}: {target} cannot be imported: {reason}") from error
     if not callable(found):
-        raise UserError(f"{key}: {target} is no class or function")
+        raise UserError(f"{key}: {target} is not a class or function")
     return found

@@ -1,4 +1,4 @@
-"""Rules of configuration keys: each stands beside its key, `key(default, rule)`; `validate` checks them all."""
+"""Rules of configuration keys: each is defined with its key, `key(default, rule)`; `validate` checks them all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def key(default: Any, *rules: Rule, path: bool = False) -> Any:
 
 
 def validate(config: Any, prefix: str = "") -> None:
-    """Check every key of a configuration, then what its keys say together (a dataclass's own `check`).
+    """Check every key of a configuration, then combinations of keys (a dataclass's own `check`).
 
     Args:
         config: a dataclass instance; nested ones are checked too.

@@ -1,4 +1,4 @@
-"""The configuration of each command as Hydra is told of it."""
+"""The configuration of each command, registered with Hydra."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def leaf_keys(schema: type[Any], prefix: str = "") -> dict[str, dataclasses.Fiel
 
 
 def register_schemas() -> None:
-    """Tell Hydra the types; `conf/` names them as `train_schema`, `schema/data: folder`, and so on."""
+    """Register the types with Hydra; `conf/` names them as `train_schema`, `schema/data: folder`, and so on."""
     store = ConfigStore.instance()
     for name, node in COMMANDS.items():
         store.store(name=f"{name}_schema", node=_open_dicts(OmegaConf.structured(node)))

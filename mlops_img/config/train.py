@@ -31,19 +31,19 @@ class ModelConfig:
     # (any repository there), or a path: a safetensors file, a checkpoint of timm, torchvision, Lightning or
     # plain PyTorch, a folder in the layout of Hugging Face, a run folder, a bundle.
     weights: str = key("none", path=True)
-    # What stays as it is: none, backbone (all but the classifier), or the name of a module up to and
-    # including which, in the order of the forward pass, nothing is trained (e.g. layer3, stages.2).
+    # What is not trained: none, backbone (all but the classifier), or the name of a module: all modules up to and
+    # including it in the order of the forward pass (e.g. layer3, stages.2).
     freeze: str = "none"
     # Dropout before the classifier, and stochastic depth (arXiv:1603.09382), each a probability.
     drop_rate: float = key(0.0, between(0, 1))
     drop_path_rate: float = key(0.0, between(0, 1))
     # Input channels: 3 (RGB) or 1 (the gray value of the RGB image).
     in_chans: int = 3
-    # How much the first layers of a conv net shrink the image: null keeps the model's own (4 for a
-    # ResNet); 2 takes the stride out of the first convolution, 1 the max-pooling too. For small images.
+    # Stride of a conv net's stem: null keeps the model's own (4 for a ResNet); 2 removes the stride of the first
+    # convolution, 1 also the max-pooling. For small images.
     stem_stride: int | None = None
-    # Whether the residual branches of a net with random weights start at zero (arXiv:1706.02677), where the
-    # architecture has them so. A long run gains by it; a short one has no time to wake them.
+    # Whether residual branches of a net with random weights start at zero (arXiv:1706.02677), if the architecture
+    # does so. Helps in long runs; a short run is over before they contribute.
     zero_init_residual: bool = True
     # Further keyword arguments of the timm model or of your class.
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class ModelConfig:
 
 @dataclass
 class AugmentConfig:
-    """Group `augment`: what the training images go through, and the evaluation images do not."""
+    """Group `augment`: transforms of the training images only."""
 
     # How a square is cut: random_resized (any part, arXiv:1409.4842), pad (the evaluation crop shifted by
     # up to `padding` pixels, as usual on CIFAR), or none (the evaluation crop).
@@ -63,11 +63,11 @@ class AugmentConfig:
     scale: list[float] = key([0.08, 1.0], ascending_pair())
     ratio: list[float] = key([0.75, 1.3333], ascending_pair())
     padding: int = key(4, at_least(0))
-    # Probabilities of a mirror image.
+    # Probabilities of a horizontal and a vertical flip.
     hflip: float = key(0.5, between(0, 1))
     vflip: float = key(0.0, between(0, 1))
     # Random affine map: rotation in degrees either way, shift as a share of the side, scale from..to, shear
-    # in degrees. All at rest: no map.
+    # in degrees. At these defaults: no map.
     degrees: float = 0.0
     translate: float = 0.0
     zoom: list[float] = key([1.0, 1.0], ascending_pair())
@@ -80,8 +80,8 @@ class AugmentConfig:
     color_jitter: float = key(0.0, at_least(0))
     hue_jitter: float = key(0.0, between(0, 0.5))
     # On the batch, on the device: probability of erasing a rectangle (arXiv:1708.04896), and the Beta
-    # parameters of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 is off. Where both are on,
-    # each batch gets one of them; mix_prob is the share of batches that get any.
+    # parameters of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 is off. If both are on,
+    # each batch gets one of them; mix_prob is the share of batches that get one.
     random_erasing: float = key(0.0, between(0, 1))
     mixup: float = key(0.0, at_least(0))
     cutmix: float = key(0.0, at_least(0))
@@ -92,7 +92,7 @@ class AugmentConfig:
 
 @dataclass
 class OptimConfig:
-    """Group `optim`: any optimizer of timm; norms and biases get no weight decay."""
+    """Group `optim`: any optimizer of timm, or a class of your own; norms and biases get no weight decay."""
 
     # adamw, sgd (with Nesterov momentum), lamb, muon, or another name of timm.optim.list_optimizers().
     name: str = "adamw"
@@ -102,8 +102,8 @@ class OptimConfig:
     momentum: float = 0.9
     # Each layer's learning rate is this times that of the layer above it (arXiv:2106.08254); null: off.
     layer_decay: float | None = key(None, more_than(0))
-    # Parts of the model that learn at a multiple of `lr`: head (the classifier), norm, bias, or a pattern of parameter
-    # names, e.g. {head: 10, "layer1.*": 0.1}. The last one that fits a parameter counts; layer_decay multiplies.
+    # Multiples of `lr` for parts of the model: head (the classifier), norm, bias, or a pattern of parameter names,
+    # e.g. {head: 10, "layer1.*": 0.1}. The last one that matches a parameter counts; layer_decay multiplies.
     lr_scales: dict[str, float] = field(default_factory=dict)
     # Further keyword arguments of the optimizer, e.g. {betas: [0.9, 0.95]}.
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class ScheduleConfig:
 
     # cosine, one_cycle (arXiv:1708.07120), step, constant, or one that a plugin registered.
     name: str = key("cosine", one_from("mlops_img.training.schedule:SCHEDULES"))
-    # Linear rise from 0; for one_cycle the length of its rising half.
+    # Length of the linear warmup from 0; for one_cycle, of its rising half.
     warmup: str = "5%"
     # The last learning rate as a share of the highest (cosine, one_cycle).
     final_fraction: float = key(0.0, between(0, 1))
@@ -150,11 +150,11 @@ class TrainConfig:
     """Node `train`: the loop."""
 
     epochs: int = key(10, more_than(0))
-    # Stop after this many optimizer steps, whatever `epochs` says (the schedule ends there too).
+    # Limit of optimizer steps, whatever `epochs` is (the schedule ends there too).
     max_steps: int | None = key(None, more_than(0))
     # Images per forward pass.
     batch_size: int = key(64, more_than(0))
-    # Forward passes per optimizer step: the batch that the optimizer sees is batch_size * accumulate.
+    # Forward passes per optimizer step: the effective batch size is batch_size * accumulate.
     accumulate: int = key(1, more_than(0))
     # Images per forward pass of an evaluation; null: twice batch_size.
     eval_batch_size: int | None = key(None, more_than(0))
@@ -162,38 +162,37 @@ class TrainConfig:
     precision: str = key("auto", PRECISION)
     # auto, cpu, cuda, cuda:1, ...
     device: str = "auto"
-    # Images and weights in NHWC order in memory, which convolutions prefer.
+    # Images and weights in NHWC memory order, which is faster for convolutions.
     channels_last: bool = True
-    # torch.compile: worth its minute of compilation on a GPU and a long run.
+    # torch.compile: takes about a minute; pays off for long runs on a GPU.
     compile: bool = False
-    # On CUDA, float32 products in TF32: a little less exact, several times faster.
+    # On CUDA, float32 products in TF32: slightly less precise, several times faster.
     tf32: bool = True
     # Largest norm of the gradient; null: no clipping.
     grad_clip: float | None = key(1.0, more_than(0))
-    # Decay of the moving average of the weights, which is then what is evaluated and kept; null: off.
+    # Decay of the moving average of the weights, which is then evaluated and kept; null: off.
     ema_decay: float | None = key(None, between(0, 1))
-    # Save every so many steps besides at each epoch's end; 0: only at the end of epochs.
+    # Steps between checkpoints, besides those at the end of each epoch; 0: none between.
     checkpoint_every_steps: int = key(0, at_least(0))
-    # How many of the newest checkpoints stay (the best one always does).
+    # How many of the newest checkpoints are kept (the best one always is).
     keep_checkpoints: int = key(2, more_than(0))
     log_every_steps: int = key(20, at_least(0))
     # Which epoch's weights the run keeps, reports and exports: best (by `optimized_metric`), or last. With few
-    # validation images and a schedule that ends at a low rate, the best epoch is one by chance.
+    # validation images and a schedule that ends at a low rate, which epoch is best is largely chance.
     select: str = key("best", one_of("best", "last"))
-    # Stop when `optimized_metric` has not improved for so many epochs; null: never.
+    # Epochs without improvement of `optimized_metric` after which training stops; null: never.
     early_stopping_patience: int | None = key(None, more_than(0))
-    # Record this many steps with torch.profiler (debug=profile).
+    # Steps to record with torch.profiler (debug=profile).
     profile_steps: int = key(0, at_least(0))
 
 
 @dataclass
 class TrackingConfig:
-    """Group `tracking`: metrics.jsonl is always written; this is what comes on top."""
+    """Group `tracking`: where metrics go besides metrics.jsonl."""
 
     # none, wandb, or one that a plugin registered.
     name: str = key("wandb", one_from("mlops_img.runs.tracking:TRACKERS"))
-    # wandb: auto is online with a key and a network, else offline; online: the run does not start without
-    # both; offline.
+    # For wandb. auto: online with a key and a network, else offline. online: the run does not start without both.
     mode: str = key("auto", one_of("auto", "online", "offline"))
     project: str = "mlops_img"
     entity: str | None = None
@@ -217,10 +216,10 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     # All randomness follows from it; the same seed gives the same run.
     seed: int = key(0, at_least(0))
-    # What a run returns, early stopping watches and `best` means.
+    # The metric that a run returns, early stopping monitors and `best` refers to.
     optimized_metric: str = key("val.top1", one_from("mlops_img.evaluation.metrics:METRICS", prefix="val."))
-    # null starts anew; auto resumes the run of hydra.run.dir (or runs/latest), or starts one where there is none
-    # yet; or a run folder.
+    # null: start a new run. auto: resume the run of hydra.run.dir (or runs/latest), or start one if there is none.
+    # Or a run folder.
     resume: str | None = key(None, path=True)
     # Where run folders are made.
     runs_dir: str = key("runs", path=True)

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Inside the block, the first signal sets `requested`; a second Ctrl-C interrupts at once."""
+    """Within its block, the first signal sets `requested`; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -26,7 +26,7 @@ class SoftCrossEntropy(nn.CrossEntropyLoss):
 
 
 class BinaryLoss(nn.Module):
-    """Binary cross-entropy, one yes or no per class (arXiv:2110.00476), with a weight for each class's images."""
+    """Binary cross-entropy, one decision per class (arXiv:2110.00476), with a weight for each class's images."""
 
     def __init__(self, label_smoothing: float = 0.0, weight: Tensor | None = None) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class BinaryLoss(nn.Module):
         if target.ndim == 1:
             target = functional.one_hot(target, logits.shape[1])
         target = target.float()
-        # timm's loss of this name smooths hard labels only, and so would let go of it under mixup.
+        # timm's loss of this name smooths hard labels only, and so would drop it under mixup.
         smoothed = target * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[1]
         losses = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
         if isinstance(self.weight, Tensor):
@@ -55,8 +55,8 @@ def make_loss(config: LossConfig, classes: list[str], labels: NDArray[np.int64])
     """Build the loss; `labels` (n,) are those of the training images, for balanced weights.
 
     Raises:
-        UserError: a weight for a class that does not exist, or that is no number above 0; a loss of the user's own
-            that cannot be imported or built.
+        UserError: a weight for a class that does not exist, or one that is not a number above 0; or `loss._target_`
+            cannot be imported or built.
     """
     weight = class_weights(config.class_weights, classes, labels)
     options = {"label_smoothing": config.label_smoothing, "weight": weight, **config.kwargs}
@@ -79,7 +79,7 @@ def class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) ->
     """Return the weight of each class, float32 (classes,), as `loss.class_weights` asks; None for equal weights.
 
     Raises:
-        UserError: it names a class that does not exist, or a weight is no number above 0.
+        UserError: it names a class that does not exist, or a weight is not a number above 0.
     """
     if wanted == "none":
         return None

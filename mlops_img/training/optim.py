@@ -15,7 +15,7 @@ from mlops_img.config.train import OptimConfig
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.models.weights import classifier_names
 
-# PyTorch's own optimizers that update all weights in one kernel when asked to.
+# PyTorch's own optimizers that have a fused kernel for all weights.
 FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")
 # timm's normalization layers derive from these.
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -44,7 +44,7 @@ def _timm_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     options: dict[str, Any] = dict(config.kwargs)
     info = timm.optim.get_optimizer_info(config.name)
     for key, taken in (("betas", info.has_betas), ("eps", info.has_eps)):
-        if key in options and not taken:  # timm would leave it out without a word
+        if key in options and not taken:  # timm would drop it silently
             raise UserError(f"optim.kwargs.{key}: {config.name} takes no {key}. Leave it out")
     if config.name in FUSED and "foreach" not in options:
         options.setdefault("fused", True)
@@ -82,10 +82,10 @@ def _own_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
 
 
 def learning_rate_scales(model: nn.Module, wanted: dict[str, float]) -> dict[nn.Parameter, float]:
-    """Return the multiple of the learning rate for each parameter that an entry of `optim.lr_scales` fits.
+    """Return the multiple of the learning rate for each parameter that an entry of `optim.lr_scales` matches.
 
     Raises:
-        UserError: an entry fits no parameter that is trained, or its multiple is not above 0.
+        UserError: an entry matches no trained parameter, or its multiple is not above 0.
     """
     scales: dict[nn.Parameter, float] = {}
     for part, scale in wanted.items():
@@ -94,7 +94,7 @@ def learning_rate_scales(model: nn.Module, wanted: dict[str, float]) -> dict[nn.
         fitting = [parameter for parameter in _parameters_of(model, part) if parameter.requires_grad]
         if not fitting:
             raise UserError(
-                f"optim.lr_scales.{part}: it fits no parameter that is trained. Use head, norm, bias or a pattern of "
+                f"optim.lr_scales.{part}: it matches no trained parameter. Use head, norm, bias or a pattern of "
                 f"parameter names; there are {', '.join(_some_names(model))}"
             )
         scales |= dict.fromkeys(fitting, scale)

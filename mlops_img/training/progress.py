@@ -35,7 +35,7 @@ class Progress:
             log.info("step %d/%d  loss %.4f  %.0f images/s", step, self.total, loss, images_per_second)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.close()
 
 
@@ -51,9 +51,9 @@ class Speed:
         """Yield the batches, noting how long each took to come."""
         iterator = iter(batches)
         while True:
-            asked = time.perf_counter()
+            start = time.perf_counter()
             batch = next(iterator, None)
-            self.waited += time.perf_counter() - asked
+            self.waited += time.perf_counter() - start
             if batch is None:
                 return
             self.images += len(batch.labels)

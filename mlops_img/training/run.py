@@ -91,7 +91,7 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
 
 
 def release_memory() -> None:
-    """Give back what a finished run still holds: reference cycles, and CUDA's cached blocks."""
+    """Release what a finished run still holds: reference cycles, and CUDA's cached blocks."""
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()  # else its limit of recompilations counts over all jobs
     gc.collect()
@@ -106,7 +106,7 @@ def _checkpoint_to_resume(config: Config, folder: RunFolder) -> dict[str, Any] |
         UserError: the folder holds a run that is not to be resumed.
     """
     if config.resume not in (None, "auto") and Path(config.resume).resolve() != folder.path.resolve():
-        raise UserError(f"resume={config.resume}: say it on the command line of a single run, or use resume=auto")
+        raise UserError(f"resume={config.resume}: give it on the command line of a single run, or use resume=auto")
     if not config.resume and step_checkpoints(folder.checkpoints):
         raise UserError(
             f"{folder.path} holds a run already. Resume it with resume=auto, or choose another hydra.run.dir=..."
@@ -229,5 +229,5 @@ def _explain_non_finite(error: NonFiniteLossError, setup: Setup, folder: RunFold
     kept = f"{newest} holds the weights from before" if newest else "no checkpoint was saved yet"
     return (
         f"{error} (images {', '.join(paths[:NAMED_IMAGES])} and {max(0, len(paths) - NAMED_IMAGES)} more, all in "
-        f"{folder.non_finite}); {kept}. Lower optim.lr or train.grad_clip, or look at those images"
+        f"{folder.non_finite}); {kept}. Lower optim.lr or train.grad_clip, or check those images"
     )

@@ -1,4 +1,4 @@
-"""A look at what the model is trained on: a few training images as the augmentation leaves them."""
+"""Samples of the training images after augmentation, as a picture."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def make_schedule(config: ScheduleConfig, total_steps: int, steps_per_epoch: int
     """Return the schedule of the configuration over `total_steps`.
 
     Raises:
-        UserError: a length that is not one.
+        UserError: a length cannot be parsed.
     """
     warmup = parse_length(config.warmup, "schedule.warmup", total_steps, steps_per_epoch)
     return SCHEDULES[config.name](config, Span(total_steps, steps_per_epoch, min(warmup, total_steps)))
@@ -109,7 +109,7 @@ def parse_length(text: str, key: str, total_steps: int, steps_per_epoch: int) ->
     """Turn "5 epochs", "500 steps" or "10%" into a number of steps; what is above 0 is one step at least.
 
     Raises:
-        UserError: the text says no length; names `key`.
+        UserError: the text is not a length; names `key`.
     """
     match = LENGTH.fullmatch(text)
     if match is None:

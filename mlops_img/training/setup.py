@@ -1,4 +1,4 @@
-"""From the configuration to the parts that a run is made of."""
+"""From the configuration to the parts of a run."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _check_batch_of_one(model: nn.Module, config: Config) -> None:
     """Send one image through a copy of the model in training mode: neither weights nor random streams change.
 
     Raises:
-        UserError: batch norm gets a single value per channel, of which there is no variance.
+        UserError: batch norm gets a single value per channel, whose variance is not defined.
     """
     side = config.data.image_size
     trial = copy.deepcopy(model).train()
@@ -179,7 +179,7 @@ def make_intervals(config: Config, images: int) -> Intervals:
 
 
 def make_preprocessing(config: DataConfig, model: nn.Module, *, gray: bool) -> Preprocessing:
-    """Return the data's preprocessing, normalizing as the model's weights expect where nothing else is said."""
+    """Return the data's preprocessing, normalizing as the model's weights expect unless configured otherwise."""
     mean, std = normalization(model)
     return Preprocessing(
         config.image_size,

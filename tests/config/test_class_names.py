@@ -14,7 +14,7 @@ from mlops_img.errors import UserError
 @pytest.mark.parametrize(
     "name", ["yes", "no", "on", "Off", "true", "False", "1", "01", "1.10", "1e3", "cat", "a: b", "é"]
 )
-def test_class_is_found_by_what_yaml_makes_of_its_name(name: str) -> None:
+def test_class_is_found_by_its_name_as_yaml_parses_it(name: str) -> None:
     typed = name if ":" not in name else f'"{name}"'
     [key] = OmegaConf.create(f"{{{typed}: 2.0}}")
     assert find_class("loss.class_weights", key, ["dog", name, "${x}", "[", ""]) == name
@@ -29,7 +29,7 @@ def test_class_is_found_by_what_yaml_makes_of_its_name(name: str) -> None:
         ("cta", ["cat", "dog"], "there is no class 'cta'. Did you mean 'cat'?"),
     ],
 )
-def test_class_that_is_not_clear_is_one_line(key: Any, classes: list[str], said: str) -> None:
+def test_ambiguous_class_is_one_line(key: Any, classes: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         find_class("loss.class_weights", key, classes)
     assert said in str(caught.value)

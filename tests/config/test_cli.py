@@ -145,7 +145,7 @@ def test_run_folder_that_cannot_be_written(train: Train) -> None:
     assert_user_error(train("hydra.run.dir=/proc/runs"), "/proc/runs", "hydra.run.dir=")
 
 
-def test_fault_of_ours_keeps_its_traceback_and_exit_code_1(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_keeps_its_traceback_and_exit_code_1(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("boom")
 
@@ -187,11 +187,11 @@ def test_help_imports_nothing_heavy() -> None:
         ("root=photos", "data.root"),
     ],
 )
-def test_key_that_belongs_elsewhere(train: Train, argument: str, meant: str) -> None:
+def test_key_of_another_node_is_suggested(train: Train, argument: str, meant: str) -> None:
     assert_user_error(train(argument), "there is no such key", f"'{meant}'")
 
 
-def test_path_in_a_yaml_file_has_its_home_folder_too(
+def test_home_folder_is_expanded_in_a_yaml_file(
     command: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -52,14 +52,14 @@ def value_of(override: str) -> object:
 
 
 @pytest.mark.parametrize("name", [name for name in NASTY if name not in ("a,b", "[2024]", "{a}", "${data.root}")])
-def test_plain_path_is_taken_as_it_is(name: str) -> None:
+def test_plain_path_is_unchanged(name: str) -> None:
     [override] = prepare_arguments([f"data.root={name}"], PATHS)
     assert value_of(override) == name
 
 
 @pytest.mark.parametrize("name", NASTY)
 @pytest.mark.parametrize("quote", ["'", '"'])
-def test_quoted_text_is_read_as_it_was(name: str, quote: str) -> None:
+def test_quoted_text_is_read_back_unchanged(name: str, quote: str) -> None:
     assert value_of(f"data.root={quoted(name, quote=quote)}") == name
 
 
@@ -72,7 +72,7 @@ def test_form_for_the_shell_can_be_pasted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a,b", "[2024]", "{a: 1}"])
-def test_path_that_means_something_else_to_hydra_is_shown_quoted(name: str) -> None:
+def test_error_shows_the_quoted_form_of_a_path_that_hydra_reads_otherwise(name: str) -> None:
     with pytest.raises(UserError) as caught:
         prepare_arguments([f"data.root={name}"], PATHS)
     assert for_shell("data.root", name) in str(caught.value)
@@ -93,18 +93,18 @@ def test_path_that_means_something_else_to_hydra_is_shown_quoted(name: str) -> N
         "model@x=y",
     ],
 )
-def test_what_hydra_reads_is_left_alone(override: str) -> None:
+def test_argument_that_hydra_can_read_is_unchanged(override: str) -> None:
     assert prepare_arguments([override], PATHS) == [override]
 
 
 @pytest.mark.parametrize("override", ["data.root=a,b", "data.root='~/a','~/b'", "data.root=glob(*)", "optim.lr=1,2"])
-def test_sweep_is_left_alone(override: str) -> None:
+def test_sweep_is_unchanged(override: str) -> None:
     assert prepare_arguments(["-m", override], PATHS) == ["-m", override]
 
 
 @pytest.mark.parametrize("value", ["~/my photos", "'~/my photos'", '"~/my photos"'])
 @pytest.mark.parametrize("key", ["data.root", "model.weights", "runs_dir", "resume", "hydra.run.dir"])
-def test_home_folder(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
+def test_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
     monkeypatch.setenv("HOME", "/home/it's me")
     [override] = prepare_arguments([f"{key}={value}"], PATHS)
     assert parse(override).value() == "/home/it's me/my photos"
@@ -127,7 +127,7 @@ def test_home_folder(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> N
         (["tracking.project=R&D"], "'tracking.project=\"R&D\"'"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(arguments: list[str], said: str) -> None:
+def test_unreadable_argument_is_one_line(arguments: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         prepare_arguments(arguments, PATHS)
     assert said in str(caught.value)

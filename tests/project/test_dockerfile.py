@@ -61,7 +61,7 @@ def test_hadolint_finds_nothing() -> None:
     assert answer.returncode == 0
 
 
-def test_dependencies_are_a_layer_of_their_own_that_no_change_of_the_source_touches(
+def test_dependencies_are_a_layer_that_does_not_depend_on_the_source(
     stages: dict[str, list[Instruction]],
 ) -> None:
     assert copied_from_checkout(stages["base"]) == []
@@ -92,7 +92,7 @@ def test_data_and_runs_are_volumes_that_the_user_owns(stages: dict[str, list[Ins
     assert "install --directory --owner trainer --group trainer /app /app/data /app/runs" in user_step
 
 
-def test_build_context_holds_what_is_copied_and_nothing_else(stages: dict[str, list[Instruction]]) -> None:
+def test_build_context_has_exactly_what_is_copied(stages: dict[str, list[Instruction]]) -> None:
     copied = {name for stage in stages.values() for name in copied_from_checkout(stage)}
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert lines[0] == "*"
@@ -113,7 +113,7 @@ def test_install_step_refuses_an_unknown_device(stages: dict[str, list[Instructi
     assert answer.stderr == "DEVICE must be cpu or cuda, not 'tpu'\n"
 
 
-def test_install_step_asks_for_exactly_what_is_installed_and_tested_here(
+def test_install_step_requests_the_versions_that_are_tested(
     stages: dict[str, list[Instruction]], tmp_path: Path
 ) -> None:
     for name in copied_from_checkout(stages["dependencies"]):

@@ -34,7 +34,7 @@ def test_experiment_opens_with_what_it_reaches(name: str) -> None:
     assert "measured" in opening
 
 
-def test_overfit_learns_one_batch_by_heart(command: Command, shared_shapes: Path) -> None:
+def test_overfit_reaches_full_accuracy_on_one_batch(command: Command, shared_shapes: Path) -> None:
     settings = (*SHAPES_WITH_A_TINY_NET, f"data.root={shared_shapes}", "hydra.run.dir=runs/a")
     outcome = command("mlops_img.train", "debug=overfit", *settings)
     assert outcome.code == 0, outcome.err

@@ -64,13 +64,13 @@ def summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "runs" / "a" / "summary.json").read_text()))
 
 
-def test_model_of_a_module_of_ones_own(run_section: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_model_from_a_users_module(run_section: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = run_section("Model")
     assert outcome.code == 0, outcome.err
     assert "target_: my_model.tiny" in (tmp_path / "runs/a/config.yaml").read_text()
 
 
-def test_loss_of_a_module_of_ones_own(run_section: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_loss_from_a_users_module(run_section: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = run_section("Loss")
     assert outcome.code == 0, outcome.err
     # The focal loss of a sample is below its cross-entropy.
@@ -78,18 +78,18 @@ def test_loss_of_a_module_of_ones_own(run_section: Callable[..., Outcome], tmp_p
     assert all(row["train_loss"] < 1.0 for row in rows if row["split"] == "val")
 
 
-def test_optimizer_of_a_module_of_ones_own(run_section: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_optimizer_from_a_users_module(run_section: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = run_section("Optimizer")
     assert outcome.code == 0, outcome.err
     assert sys.modules["my_optim"].SignSGD.__name__ == "SignSGD"
 
 
-def test_transform_of_a_module_of_ones_own(run_section: Callable[..., Outcome]) -> None:
+def test_transform_from_a_users_module(run_section: Callable[..., Outcome]) -> None:
     outcome = run_section("Transform")
     assert outcome.code == 0, outcome.err
 
 
-def test_data_source_of_a_module_of_ones_own(
+def test_data_source_from_a_users_module(
     run_section: Callable[..., Outcome], shared_shapes: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "flat").mkdir()

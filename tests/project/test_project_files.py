@@ -110,7 +110,7 @@ def test_constraints_pin_every_dependency_exactly_and_to_a_version_that_is_allow
             assert one.specifier.contains(pin, prereleases=True), f"{one.name}=={pin} is not within {one}"
 
 
-def test_git_ignores_data_and_runs_but_not_the_source_of_the_same_name(checkout: Path) -> None:
+def test_git_ignores_data_and_runs_but_not_packages_of_the_same_name(checkout: Path) -> None:
     ignored = ("data/mnist5k/train/0/0000.png", "runs/a/summary.json", ".venv/bin/python", ".coverage.host.1")
     kept = (
         "mlops_img/data/loader.py",
@@ -142,7 +142,7 @@ def test_make_alone_lists_every_target(checkout: Path) -> None:
     assert re.findall(r"^  make (\S+) +\S", listing.stdout, re.MULTILINE) == phony.split()
 
 
-def test_make_train_passes_arguments_on_and_writes_missing_data_first(checkout: Path) -> None:
+def test_make_train_writes_missing_data_and_passes_arguments_on(checkout: Path) -> None:
     mark_as_installed(checkout)
     train = '.venv/bin/python -m mlops_img.train model=vit_tiny "data.root=my photos"'
     plan = ("make", "--dry-run", "train", 'ARGS=model=vit_tiny "data.root=my photos"')
@@ -164,7 +164,7 @@ def test_make_setup_installs_again_only_when_the_dependencies_changed(checkout: 
     ]
 
 
-def test_an_installation_that_fails_is_tried_again(checkout: Path) -> None:
+def test_failed_installation_is_repeated(checkout: Path) -> None:
     run(sys.executable, "-m", "venv", "--without-pip", ".venv", cwd=checkout)
     failed = run("make", "setup", cwd=checkout)
     assert failed.returncode != 0
@@ -173,7 +173,7 @@ def test_an_installation_that_fails_is_tried_again(checkout: Path) -> None:
     assert run("make", "--question", "setup", cwd=checkout).returncode == 1
 
 
-def test_a_python_that_is_too_old_or_missing_is_named_in_one_line(checkout: Path) -> None:
+def test_unsupported_or_missing_python_is_one_line(checkout: Path) -> None:
     answer = run("make", "setup", "PYTHON=/no/such/python", cwd=checkout)
     reason, stopped = answer.stderr.splitlines()
     assert reason.startswith("error: Python 3.11, 3.12 or 3.13 is needed, and /no/such/python is not one")
@@ -181,7 +181,7 @@ def test_a_python_that_is_too_old_or_missing_is_named_in_one_line(checkout: Path
     assert not (checkout / ".venv").exists()
 
 
-def test_a_missing_docker_is_named(checkout: Path) -> None:
+def test_missing_docker_is_one_line(checkout: Path) -> None:
     answer = run("make", "docker-train", "DOCKER=no-such-docker", cwd=checkout)
     assert answer.returncode != 0
     assert answer.stderr.startswith("error: no-such-docker was not found: install Docker")
@@ -248,14 +248,14 @@ def test_default_data_are_real_gray_images_that_no_split_shares(tmp_path: Path) 
     assert digest.hexdigest() == "d3f04a728d718352db4fa9b0a6f5198226eea0c16d4995e7132acd327a475c25"
 
 
-def test_default_data_are_left_alone_once_they_are_there(tmp_path: Path) -> None:
+def test_existing_default_data_are_not_rewritten(tmp_path: Path) -> None:
     (tmp_path / "mnist5k").mkdir()
     (tmp_path / "mnist5k" / "mine.txt").write_text("kept")
     assert "already there" in run(*WRITE_DATA, tmp_path / "mnist5k", cwd=ROOT, **COVERAGE).stdout
     assert [path.name for path in (tmp_path / "mnist5k").iterdir()] == ["mine.txt"]
 
 
-def test_default_data_of_an_earlier_version_are_left_alone_and_named(tmp_path: Path) -> None:
+def test_default_data_of_an_earlier_version_are_kept_with_a_warning(tmp_path: Path) -> None:
     old = tmp_path / "mnist5k" / "train" / "0" / "0000.pgm"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"P5\n28 28\n255\n" + bytes(784))
@@ -278,7 +278,7 @@ def test_default_data_are_valid_png_whose_pixels_are_stored() -> None:
         assert pixels[28 * row : 28 * row + 28] in file
 
 
-def test_default_data_that_cannot_be_written_whole_leave_nothing(tmp_path: Path) -> None:
+def test_failed_write_of_the_default_data_leaves_nothing(tmp_path: Path) -> None:
     def stop_writing_early() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # bytes a file: what a full disk does to each image
 

@@ -28,7 +28,7 @@ from tests.helpers.tiny_training import (
 # --- one step ----------------------------------------------------------------------------------------
 
 
-def test_the_loss_falls() -> None:
+def test_loss_falls() -> None:
     notes = Notes()
     fit(make_state(), itertools.cycle([batch(0)]), make_recipe(), Intervals(60, 60, log=1), notes)
     assert notes.losses[-1] < 0.1 < notes.losses[0]
@@ -82,7 +82,7 @@ def test_each_step_has_its_rate_of_the_schedule() -> None:
     assert seen == [0.5 * schedule(step) for step in range(6)]
 
 
-def test_channels_last_is_a_choice_and_not_a_result() -> None:
+def test_memory_format_does_not_change_the_result() -> None:
     layouts = []
     for wanted in (True, False):
         state = make_state()
@@ -121,7 +121,7 @@ def test_loss_that_is_not_finite_stops_before_the_optimizer_and_names_step_and_r
 # --- when what happens -------------------------------------------------------------------------------
 
 
-def test_everything_happens_at_its_step() -> None:
+def test_hooks_are_called_at_their_intervals() -> None:
     notes = Notes()
     fit(make_state(), batches(), make_recipe(), Intervals(total=10, epoch=4, log=3, checkpoint=5), notes)
     assert notes.steps("log") == [3, 4, 6, 8, 9, 10]
@@ -131,13 +131,13 @@ def test_everything_happens_at_its_step() -> None:
     assert [event for event in notes.events if event[1] == 4] == [("log", 4), ("epoch", 4), ("save", 4)]
 
 
-def test_zero_means_never() -> None:
+def test_interval_of_zero_is_never() -> None:
     notes = Notes()
     fit(make_state(), batches(), make_recipe(), Intervals(total=6, epoch=3, log=0, checkpoint=0), notes)
     assert notes.steps("log") == notes.steps("save") == [3, 6]
 
 
-def test_resumed_run_keeps_to_the_same_steps() -> None:
+def test_resumed_run_calls_hooks_at_the_same_steps() -> None:
     state, notes = make_state(), Notes()
     state.step = 5
     fit(state, batches(5), make_recipe(), Intervals(total=10, epoch=4, log=3, checkpoint=5), notes)
@@ -160,7 +160,7 @@ def test_epochs_loss_is_the_mean_of_its_steps_also_of_a_last_epoch_cut_short() -
     assert notes.epoch_losses == pytest.approx([sum(first) / 3, sum(last) / 2])
 
 
-def test_no_more_is_read_than_is_trained_on() -> None:
+def test_no_batch_is_read_beyond_the_last_step() -> None:
     taken = []
 
     def counted() -> Iterator[Batch]:
@@ -172,7 +172,7 @@ def test_no_more_is_read_than_is_trained_on() -> None:
     assert len(taken) == 6
 
 
-def test_batches_that_end_too_early_are_not_taken_for_a_finished_run() -> None:
+def test_too_few_batches_are_an_error() -> None:
     notes = Notes()
     with pytest.raises(RuntimeError, match="ended before step"):
         fit(make_state(), [batch(0), batch(1)], make_recipe(), Intervals(3, 3), notes)
@@ -186,7 +186,7 @@ def test_early_stopping_saves_and_ends() -> None:
     assert notes.events[-1] == ("save", 6)
 
 
-def test_stop_request_saves_at_the_next_step_and_leaves_with_a_code_of_its_own() -> None:
+def test_stop_request_saves_at_the_next_step_and_exits_with_code_75() -> None:
     state, notes = make_state(), Notes(stop_at=2)
     with pytest.raises(StoppedOnRequest) as caught:
         fit(state, batches(), make_recipe(), Intervals(total=12, epoch=6), notes)
@@ -195,7 +195,7 @@ def test_stop_request_saves_at_the_next_step_and_leaves_with_a_code_of_its_own()
     assert notes.events == [("save", 2)]
 
 
-def test_stop_request_at_the_last_step_lets_the_run_finish() -> None:
+def test_run_finishes_if_stopped_at_its_last_step() -> None:
     notes = Notes(stop_at=3)
     fit(make_state(), batches(), make_recipe(), Intervals(total=3, epoch=3), notes)
     assert notes.events[-1] == ("save", 3)

@@ -38,7 +38,7 @@ def test_two_runs_are_equal_to_the_bit(dtype: torch.dtype) -> None:
     assert not same(weights(states[0]), weights(other))
 
 
-def test_each_accumulated_part_drops_others() -> None:
+def test_dropout_differs_between_accumulated_parts() -> None:
     state, dropped = make_state(dropout=0.5), []
     state.model.get_submodule("3").register_forward_hook(
         lambda _, before, after: dropped.append((after == 0) & (before[0] != 0))
@@ -47,7 +47,7 @@ def test_each_accumulated_part_drops_others() -> None:
     assert not torch.equal(dropped[0], dropped[1])
 
 
-def test_resumed_run_drops_mixes_and_erases_as_the_uninterrupted_one(tmp_path: Path) -> None:
+def test_resumed_run_repeats_dropout_mixing_and_erasing(tmp_path: Path) -> None:
     augment = AugmentConfig(mixup=0.4, cutmix=1.0, mix_prob=0.7, random_erasing=0.5)
     recipe = make_recipe(augment=BatchAugment(augment, 3), accumulate=2)
     every = Intervals(total=8, epoch=4)
@@ -71,7 +71,7 @@ def test_resumed_run_drops_mixes_and_erases_as_the_uninterrupted_one(tmp_path: P
     assert rest.epoch_losses == straight.epoch_losses
 
 
-def test_moving_average_is_what_is_evaluated() -> None:
+def test_moving_average_is_evaluated() -> None:
     state = make_state(ema=True, optim="sgd")
     average = weights(state)
     for number in range(3):

@@ -39,7 +39,9 @@ def smoke(photos: Path, cwd: Path, environment: dict[str, str], *prefix: str) ->
 
 
 @pytest.mark.parametrize("home", [True, False])
-def test_training_runs_in_an_odd_environment(home: bool, shared_shapes: Path, tmp_path: Path) -> None:
+def test_training_runs_in_the_environment_of_notebooks_and_containers(
+    home: bool, shared_shapes: Path, tmp_path: Path
+) -> None:
     environment = os.environ | ODD
     if not home:
         del environment["HOME"]
@@ -49,7 +51,7 @@ def test_training_runs_in_an_odd_environment(home: bool, shared_shapes: Path, tm
     assert not (tmp_path / "~").exists()
 
 
-def test_working_directory_that_cannot_be_written_is_one_line(shared_shapes: Path, tmp_path: Path) -> None:
+def test_read_only_working_directory_is_one_line(shared_shapes: Path, tmp_path: Path) -> None:
     # A mount of its own: permissions do not hold for root.
     mount = ("unshare", "--mount", "--map-root-user")
     script = 'mount --types tmpfs --options ro tmpfs "$PWD" && cd "$PWD" && exec "$@"'

@@ -92,12 +92,12 @@ def test_parts_of_the_model_learn_at_their_own_rate(layer_decay: float | None) -
 @pytest.mark.parametrize(
     ("scales", "message"),
     [
-        ({"heads": 2.0}, "optim.lr_scales.heads: it fits no parameter that is trained"),
-        ({"blocks.9.*": 2.0}, "blocks.9.*: it fits no parameter"),
+        ({"heads": 2.0}, "optim.lr_scales.heads: it matches no trained parameter"),
+        ({"blocks.9.*": 2.0}, "blocks.9.*: it matches no trained parameter"),
         ({"head": 0.0}, "optim.lr_scales.head=0.0: it must be a number above 0"),
     ],
 )
-def test_rates_of_parts_that_cannot_be(scales: dict[str, float], message: str) -> None:
+def test_invalid_learning_rate_scales_are_user_errors(scales: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         make_optimizer(OptimConfig(lr_scales=scales), vit())
 
@@ -107,7 +107,7 @@ def test_frozen_parameters_are_left_out() -> None:
     assert set(groups_by_name(model, make_optimizer(OptimConfig(), model))) == {"head.weight", "head.bias"}
 
 
-def test_layers_learn_the_slower_the_deeper_they_lie() -> None:
+def test_layer_decay_lowers_the_rate_of_deeper_layers() -> None:
     model = vit()
     optimizer = make_optimizer(OptimConfig(layer_decay=0.5), model)
     set_learning_rate(optimizer, 0.8)
@@ -146,7 +146,7 @@ def test_momentum_and_further_arguments_reach_the_optimizer() -> None:
         ({"name": "adahessian"}, "second derivatives"),
     ],
 )
-def test_optimizer_that_cannot_be_is_a_users_mistake(options: dict[str, Any], message: str) -> None:
+def test_invalid_optimizer_is_a_user_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_optimizer(OptimConfig(**options), small_net())
 
@@ -189,7 +189,7 @@ def test_loss_of_half_precision_logits_is_computed_in_float32(logits: Tensor) ->
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_bce_asks_yes_or_no_for_every_class(smoothing: float, logits: Tensor, mixed: Tensor) -> None:
+def test_bce_is_the_mean_binary_cross_entropy_over_classes(smoothing: float, logits: Tensor, mixed: Tensor) -> None:
     hard = functional.one_hot(torch.from_numpy(LABELS), 3).float()
     for target, shares in ((torch.from_numpy(LABELS), hard), (mixed, mixed)):
         chances = logits.sigmoid()
@@ -227,7 +227,7 @@ def test_class_named_by_a_number_gets_its_weight() -> None:
     assert loss.get_buffer("weight").tolist() == [1, 2]
 
 
-def test_a_class_without_training_images_does_not_break_the_balance() -> None:
+def test_balanced_weights_of_a_class_without_images_are_finite() -> None:
     loss = make_loss(LossConfig(class_weights="balanced"), [*CLASSES, "yak"], LABELS)
     assert loss.get_buffer("weight").isfinite().all()
 
@@ -246,6 +246,6 @@ def test_a_class_without_training_images_does_not_break_the_balance() -> None:
         ([1, 2, 3], "none, balanced or"),
     ],
 )
-def test_class_weights_that_cannot_be_say_what_they_may_be(weights: Any, message: str) -> None:
+def test_invalid_class_weights_are_user_errors(weights: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_loss(LossConfig(class_weights=weights), CLASSES, LABELS)

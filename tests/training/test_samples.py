@@ -50,7 +50,7 @@ def squares(root: Path, kind: str) -> list[bytes]:
     return [crop.permute(1, 2, 0).numpy().tobytes() for crop in crops]
 
 
-def test_each_image_stands_over_its_class(shown: Callable[..., Shown], shared_shapes: Path) -> None:
+def test_each_sample_is_captioned_with_its_class(shown: Callable[..., Shown], shared_shapes: Path) -> None:
     images, captions = shown("augment=none")
     assert len(images) == len(captions) == samples.SHOWN
     assert len({image.tobytes() for image in images}) == len(images)
@@ -58,13 +58,13 @@ def test_each_image_stands_over_its_class(shown: Callable[..., Shown], shared_sh
         assert image.tobytes() in squares(shared_shapes, caption)
 
 
-def test_augmentation_is_seen(shown: Callable[..., Shown], shared_shapes: Path) -> None:
+def test_samples_are_augmented(shown: Callable[..., Shown], shared_shapes: Path) -> None:
     images, captions = shown("augment=none", "augment.vflip=1.0")
     for image, caption in zip(images, captions, strict=True):
         assert image[::-1].tobytes() in squares(shared_shapes, caption)
 
 
-def test_mixed_images_say_what_of(shown: Callable[..., Shown]) -> None:
+def test_mixed_samples_are_captioned_with_both_classes(shown: Callable[..., Shown]) -> None:
     _, captions = shown("augment=none", "augment.mixup=1.0", "augment.mix_prob=1.0")
     assert any("\n" in caption for caption in captions)
     for caption in captions:

@@ -92,12 +92,12 @@ def test_lengths_are_counted_in_steps(text: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["5", "five epochs", "-1 steps", "5 hours", "10 % of it", "", "nan%"])
-def test_text_that_is_no_length_is_explained(text: str) -> None:
+def test_unparsable_length_is_a_user_error(text: str) -> None:
     with pytest.raises(UserError, match=r"schedule\.warmup=.*\"5 epochs\", \"500 steps\" or \"10%\""):
         make_schedule(ScheduleConfig(warmup=text), TOTAL, EPOCH)
 
 
-def test_step_length_is_named_when_it_is_wrong() -> None:
+def test_step_length_of_zero_is_a_user_error() -> None:
     for text in ("0 steps", "soon"):
         with pytest.raises(UserError, match=rf"schedule\.step_length={text}"):
             make_schedule(ScheduleConfig(name="step", step_length=text), TOTAL, EPOCH)

@@ -73,7 +73,7 @@ def test_settings_work_together(train: Train, tmp_path: Path, settings: list[str
     assert all(line["loss"] > 0 for line in lines)
 
 
-def test_a_small_net_learns_shapes(train: Train, tmp_path: Path) -> None:
+def test_small_net_learns_shapes(train: Train, tmp_path: Path) -> None:
     assert train("train.epochs=15", "optim.lr=3e-3", "hydra.run.dir=runs/a").code == 0
     losses = [line["loss"] for line in read_metrics(tmp_path / "runs/a") if line["split"] == "train"]
     assert losses[-1] < 0.5 * losses[0]
