@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse the options; an unknown one is told from a mistyped one."""
-        known, unknown = self.parse_known_args(args, namespace)
+        known, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             name = unknown[0].split("=")[0]
             self.error(f"unknown option {name}.{did_you_mean(name, self._option_string_actions)}")

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import zip_longest
 from pathlib import Path
 from statistics import mean
 from textwrap import fill
@@ -219,9 +220,9 @@ def differing(text: str, generated: str) -> list[str]:
     found = []
     for old, new in zip(BLOCK.finditer(text), BLOCK.finditer(generated), strict=True):
         if old["body"] != new["body"]:
-            lines = zip([*old["body"].splitlines(), ""], [*new["body"].splitlines(), ""], strict=False)
-            was, is_now = next(pair for pair in lines if pair[0] != pair[1])
-            found.append(f"{old['name']}: {was!r} should be {is_now!r}")
+            pairs = zip_longest(old["body"].splitlines(True), new["body"].splitlines(True), fillvalue="")
+            was, wanted = next(pair for pair in pairs if pair[0] != pair[1])
+            found.append(f"{old['name']}: {was.rstrip()!r} should be {wanted.rstrip()!r}")
     return found
 
 
