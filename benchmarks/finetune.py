@@ -184,7 +184,12 @@ def main() -> None:
             val, test = contenders[name](seed, Path(folder))
             seconds, used = time.perf_counter() - start, processor_seconds() - used
         say(f"{name}, seed {seed}: val {val:.4f}, test {test:.4f}, {seconds:.0f} s, {used:.0f} s of the processor")
-        runs[seed][name] = {"val_top1": val, "test_top1": test, "seconds": seconds, "processor_seconds": used}
+        runs[seed][name] = {
+            "val_top1": round(val, 4),
+            "test_top1": round(test, 4),
+            "seconds": round(seconds, 1),
+            "processor_seconds": round(used, 1),
+        }
     for seed, figures in runs.items():
         benchmark.add({"seed": seed}, list(figures.items()))
     for name in contenders:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
         await asyncio.gather(*(client(number, start + seconds) for number in range(clients)))
         answers.duration = time.perf_counter() - start
 
-    _run(all_clients())
+    _run(all_clients)
     return answers
 
 
@@ -135,11 +135,11 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float)
         for connection in idle:
             connection.close()
 
-    _run(arrivals())
+    _run(arrivals)
     return answers
 
 
-def _run(load: Coroutine[None, None, None]) -> None:
+def _run(load: Callable[[], Coroutine[None, None, None]]) -> None:
     import uvloop  # of an extra: where it is missing, the benchmark says so and is skipped
 
-    uvloop.run(load)
+    uvloop.run(load())
