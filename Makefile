@@ -75,11 +75,8 @@ format: $(VENV)/.installed-dev ## fix and format the code with ruff
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-benchmark: $(VENV)/.installed-bench $(VENV)/.installed-serve ## run all benchmarks beside their peers (PHOTOS=folder ARGS="--rounds 3"; else generated photos)
-	$(PY) benchmarks/train_loop.py $(ARGS)
-	$(PY) benchmarks/input_pipeline.py $(PHOTO_ARGS) $(ARGS)
-	$(PY) benchmarks/compression.py $(ARGS)
-	$(PY) benchmarks/serving.py $(PHOTO_ARGS) $(ARGS)
+benchmark: $(VENV)/.installed-bench $(VENV)/.installed-serve ## compare with other libraries (PHOTOS=folder ARGS="serving --rounds 3")
+	$(PY) benchmarks/run_all.py $(PHOTO_ARGS) $(ARGS)
 
 docker-train: ## build the training image (DEVICE=cpu or cuda)
 	@command -v $(DOCKER) >/dev/null || { echo "error: $(DOCKER) was not found: install Docker," \

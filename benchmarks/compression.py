@@ -3,22 +3,24 @@
     python benchmarks/compression.py --rounds 7            # resnet18 and vit_tiny at 224 px
     python benchmarks/compression.py --table               # every model of conf/model, one line each
 
-The nets have random weights: speed does not depend on them. All contenders take turns. Needs the extra `bench`.
+The nets have random weights: speed does not depend on them. All contenders take turns. ONNX Runtime and OpenVINO are
+of the extra `bench`.
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
-from collections.abc import Callable
-from datetime import date
+from functools import cache
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 import yaml
-from results import FOLDER, arguments, report
+from harness import Benchmark, Contender, Figures, Settings, Turn, options_of, run_benchmark
+from progress import turns
 from torch import Tensor
 
 from mlops_img.bundle.manifest import Program
@@ -34,17 +36,19 @@ from mlops_img.compression.measure import timed
 from mlops_img.compression.onnx import write_onnx
 from mlops_img.compression.quantize import quantize
 from mlops_img.config.train import ModelConfig
-from mlops_img.core.files import write_json
 from mlops_img.core.memory import freed_memory_kept
 from mlops_img.models.build import build_model, normalization
 from mlops_img.preprocessing.transforms import Preprocessing
-from mlops_img.runs.provenance import hardware
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 CPU = torch.device("cpu")
 SIDE, CLASSES, MAX_BATCH = 224, 1000, 64
 CALLS = {1: 8, 16: 2}  # in each turn
-GOALS = {"resnet18": {1: 3.5, 16: 3.5}, "vit_tiny": {16: 2.3}}
+TABLE_BATCH, TABLE_SECONDS = 16, 3
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+OURS, EAGER = "int8 static, compiled", "eager fp32"
+PRECISIONS = {"compiled fp32": "fp32", "int8 dynamic, compiled": "int8-dynamic", OURS: "int8-static"}
+GOALS: dict[str, dict[int, float]] = {"resnet18": {1: 3.5, 16: 3.5}, "vit_tiny": {16: 2.3}}
 
 
 def servable_of(name: str) -> Servable:
@@ -95,6 +99,8 @@ def onnx_int8(servable: Servable, folder: Path) -> Path:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    # It warns of every norm, whose weights have no channels to quantize by.
+    logging.getLogger().addFilter(lambda record: "is out-of-range for weight" not in str(record.msg))
     write_onnx(servable, folder / "fp32.onnx", MAX_BATCH)
     quant_pre_process(str(folder / "fp32.onnx"), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
 
@@ -147,39 +153,40 @@ def open_vino(path: Path) -> Runner:
     return run
 
 
-def compare(name: str, options: object) -> None:
+def compare(name: str, benchmark: Benchmark) -> None:
     """Let int8 take turns with eager fp32, ONNX Runtime and OpenVINO."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         servable = servable_of(name)
-        int8 = compiled(servable, folder, "int8-static")
-        quantized = onnx_int8(servable, folder)
-        runners: dict[str, Runner] = {
-            "int8 static, compiled": int8,
-            "eager fp32": servable,
-            "compiled fp32": compiled(servable, folder, "fp32"),
-            "int8 dynamic, compiled": compiled(servable, folder, "int8-dynamic"),
-            "ONNX Runtime int8": onnx_runtime(quantized),
-            "OpenVINO int8": open_vino(quantized),
-        }
+        onnx_file = cache(lambda: onnx_int8(servable, folder))
+        runners: dict[str, Runner] = benchmark.prepare(
+            [
+                Contender(OURS, lambda: compiled(servable, folder, "int8-static")),
+                Contender(EAGER, lambda: servable),
+                Contender("compiled fp32", lambda: compiled(servable, folder, "fp32")),
+                Contender("int8 dynamic, compiled", lambda: compiled(servable, folder, "int8-dynamic")),
+                Contender("ONNX Runtime int8", lambda: onnx_runtime(onnx_file()), ONNX),
+                # It reads the file that ONNX Runtime's tools quantize.
+                Contender("OpenVINO int8", lambda: open_vino(onnx_file()), (*ONNX, "openvino")),
+            ]
+        )
         images = example_images(servable.preprocessing, 16)
         with torch.inference_mode():
             exact = servable(images)[0]
-            for label, run in runners.items():
-                cosine = torch.nn.functional.cosine_similarity(run(images)[0], exact, dim=1).mean().item()
-                print(f"{name}, {label}: cosine to fp32 {cosine:.4f}")
+            cosines = {label: {"cosine": _cosine(run(images)[0], exact)} for label, run in runners.items()}
         sizes = [(folder / f"{precision}.pt2").stat().st_size for precision in ("int8-static", "fp32")]
         print(f"{name}: int8 file {sizes[0] / 1e6:.1f} MB, {sizes[0] / sizes[1]:.3f} of fp32")
         for batch, calls in CALLS.items():
             images = example_images(servable.preprocessing, batch)
-            goals = {"eager fp32": GOALS[name].get(batch)} if GOALS[name].get(batch) else {}
+            goals = {EAGER: GOALS[name][batch]} if batch in GOALS[name] else {}
             if batch == 16:
                 goals |= {"ONNX Runtime int8": 1.0, "OpenVINO int8": 1.0}
-            turns = {label: _turn(run, images, calls) for label, run in runners.items()}
-            report(f"compression_{name}_batch_{batch}", turns, batch * calls, options, warmup=1, goals=goals)  # type: ignore[arg-type]
+            ready = {label: _turn(run, images, calls) for label, run in runners.items()}
+            case: Settings = {"model": name, "batch": batch, "calls_per_turn": calls}
+            benchmark.compare(ready, batch * calls, warmup=1, goals=goals, case=case, more=cosines)
 
 
-def _turn(run: Runner, images: Tensor, calls: int) -> Callable[[], None]:
+def _turn(run: Runner, images: Tensor, calls: int) -> Turn:
     def turn() -> None:
         with torch.inference_mode(), freed_memory_kept():
             for _ in range(calls):
@@ -188,49 +195,53 @@ def _turn(run: Runner, images: Tensor, calls: int) -> Callable[[], None]:
     return turn
 
 
-def table(keep: bool) -> None:
-    """Export every shipped model in every precision; print speed at batch 16, cosine and seconds."""
-    rows = []
-    for path in sorted(CONF.glob("*.yaml")):
-        if path.stem in ("timm", "custom"):
-            continue
-        servable = servable_of(path.stem)
-        images = example_images(servable.preprocessing, 16)
+def _cosine(logits: Tensor, exact: Tensor) -> float:
+    return round(torch.nn.functional.cosine_similarity(logits, exact, dim=1).mean().item(), 4)
+
+
+def table(benchmark: Benchmark) -> None:
+    """Export every shipped model in every precision; add speed, cosine of the logits to fp32 and seconds to export."""
+    names = [path.stem for path in sorted(CONF.glob("*.yaml")) if path.stem not in ("timm", "custom")]
+    for _, name in turns("compression_models", names, rounds=1):
+        servable = servable_of(name)
+        images = example_images(servable.preprocessing, TABLE_BATCH)
         with torch.inference_mode():
             exact = servable(images)[0]
-        row: dict[str, object] = {"model": path.stem, "eager": _rate(servable, images)}
+        rows: list[tuple[str, Figures]] = [(EAGER, {"images_per_second": _rate(servable, images)})]
         with tempfile.TemporaryDirectory() as place:
-            for precision in ("fp32", "int8-dynamic", "int8-static"):
+            for label, precision in PRECISIONS.items():
                 start = time.perf_counter()
                 try:
                     run = compiled(servable, Path(place), precision)
                 except Exception as error:  # what does not export says why
-                    row[precision] = f"{type(error).__name__}: {str(error)[:80]}"
+                    benchmark.skip(f"{name}, {label}", f"{type(error).__name__}: {' '.join(str(error).split())[:80]}")
                     continue
-                row[f"{precision} seconds"] = round(time.perf_counter() - start, 1)
-                cosine = torch.nn.functional.cosine_similarity(run(images)[0], exact, dim=1).mean().item()
-                row[precision] = _rate(run, images)
-                row[f"{precision} cosine"] = round(cosine, 4)
-        print(row, flush=True)
-        rows.append(row)
-    if keep:
-        content = {"date": str(date.today()), "hardware": hardware(), "batch": 16, "rows": rows}
-        instructions = torch.backends.cpu.get_cpu_capability().lower()
-        write_json(FOLDER / f"compression_models_{instructions}.json", content)
+                seconds = round(time.perf_counter() - start, 1)
+                with torch.inference_mode():
+                    cosine = _cosine(run(images)[0], exact)
+                figures = {"images_per_second": _rate(run, images), "cosine": cosine, "export_seconds": seconds}
+                rows.append((label, figures))
+        benchmark.add({"model": name}, rows)
 
 
 def _rate(run: Runner, images: Tensor) -> float:
-    return round(len(images) / median(timed(lambda: run(images), seconds=3)), 1)
+    return round(len(images) / median(timed(lambda: run(images), seconds=TABLE_SECONDS)), 1)
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=7)
+    parser = options_of(__doc__, rounds=7)
+    parser.add_argument("--table", action="store_true", help="every model of conf/model instead, each measured once")
+    options = parser.parse_args()
     if options.table:
-        table(options.keep)
-        return
-    for name in GOALS:
-        compare(name, options)
+        settings = {"image_size": SIDE, "batch": TABLE_BATCH, "seconds_per_program": TABLE_SECONDS}
+        benchmark = Benchmark("compression_models", rounds=1, settings=settings)
+        table(benchmark)
+    else:
+        benchmark = Benchmark("compression", rounds=options.rounds, settings={"image_size": SIDE})
+        for name in GOALS:
+            compare(name, benchmark)
+    benchmark.finish(kept=options.keep)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("compression", main)

@@ -7,6 +7,9 @@ take turns, seed by seed. Its time is taken twice: from its start to its end, an
 programs on the machine leave as it is. Each chooses its epoch by validation top-1, and the test
 images see those weights alone. The data are class folders in train, valid and test. timm's train.py is not part of
 its package: take it from a checkout of the repository, of the installed version.
+
+Figures are kept when all asked runs are done. To measure for hours bit by bit, ask for some --seeds or --contenders at
+a time: --keep adds them to those of the same settings.
 """
 
 from __future__ import annotations
@@ -21,25 +24,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import timm
 import torch
-from results import FOLDER
+from harness import Benchmark, options_of, run_benchmark
+from progress import say, turns
+from records import FOLDER, Case, read
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from mlops_img.core.files import write_json
-from mlops_img.runs.provenance import hardware
+from mlops_img.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 # (validation top-1, test top-1) of one run.
 Accuracy = tuple[float, float]
-Contender = Callable[[int, Path], Accuracy]
-Run = dict[str, Any]
+Training = Callable[[int, Path], Accuracy]
 
 
 def python(*arguments: str, cwd: Path) -> str:
@@ -55,11 +56,11 @@ def python(*arguments: str, cwd: Path) -> str:
         stderr=subprocess.STDOUT,
     )
     if done.returncode:
-        sys.exit(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}")
+        raise UserError(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}")
     return done.stdout
 
 
-def ours(options: argparse.Namespace, *overrides: str) -> Contender:
+def ours(options: argparse.Namespace, *overrides: str) -> Training:
     """Return our recipe, changed by these overrides."""
 
     def train(seed: int, folder: Path) -> Accuracy:
@@ -76,7 +77,7 @@ def ours(options: argparse.Namespace, *overrides: str) -> Contender:
     return train
 
 
-def timm_train(options: argparse.Namespace) -> Contender:
+def timm_train(options: argparse.Namespace) -> Training:
     """Return timm's script, with the flags that timm's model cards document for fine-tuning."""
 
     def train(seed: int, folder: Path) -> Accuracy:
@@ -92,14 +93,14 @@ def timm_train(options: argparse.Namespace) -> Contender:
         )
         found = re.search(r"Best metric: ([\d.]+)", printed)
         if found is None:
-            sys.exit(f"{options.timm_train} printed no best metric:\n{printed[-2000:]}")
+            raise UserError(f"{options.timm_train} printed no best metric:\n{printed[-2000:]}")
         checkpoint = next(folder.glob("*/model_best.pth.tar"))
         return float(found[1]) / 100, timm_test(options, checkpoint)
 
     return train
 
 
-def tutorial(options: argparse.Namespace) -> Contender:
+def tutorial(options: argparse.Namespace) -> Training:
     """Return the loop of PyTorch's transfer-learning tutorial."""
 
     def train(seed: int, folder: Path) -> Accuracy:
@@ -139,7 +140,7 @@ def timm_test(options: argparse.Namespace, checkpoint: Path) -> float:
     return right / len(images)
 
 
-CONTENDERS: dict[str, tuple[str, Callable[[argparse.Namespace], Contender]]] = {
+CONTENDERS: dict[str, tuple[str, Callable[[argparse.Namespace], Training]]] = {
     "ours": ("mlops_img experiment=finetune", ours),
     "ours_best": (
         "mlops_img experiment=finetune train.select=best",
@@ -151,7 +152,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[argparse.Namespace], Contender]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, rounds=None)
     parser.add_argument("--data", type=Path, required=True, help="a folder with train, valid and test")
     parser.add_argument("--weights", type=Path, required=True, help="the model's weights as safetensors")
     parser.add_argument("--timm-train", type=Path, help="timm's train.py; without it timm is left out")
@@ -160,51 +161,64 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--keep", action="store_true", help="write the figures to benchmarks/results/")
     options = parser.parse_args()
     for name in ("data", "weights", "timm_train"):
         path = getattr(options, name)
         if path is not None:
             setattr(options, name, path.resolve())
-    contenders = {
-        name: make(options)
-        for key, (name, make) in CONTENDERS.items()
-        if key in options.contenders and (key != "timm" or options.timm_train is not None)
-    }
+        if path is not None and not path.exists():
+            parser.error(f"--{name.replace('_', '-')} {path}: there is no such file or folder")
+    asked = {name: make for key, (name, make) in CONTENDERS.items() if key in options.contenders}
     settings = {name: getattr(options, name) for name in ("model", "size", "epochs")}
-    runs: list[Run] = []
-    for seed in options.seeds:
-        for name, train in contenders.items():
-            with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
-                start, used = time.perf_counter(), processor_seconds()
-                val, test = train(seed, Path(folder))
-                seconds, used = time.perf_counter() - start, processor_seconds() - used
-            run = {"contender": name, "seed": seed, "val": val, "test": test, "seconds": seconds, "processor": used}
-            print(f"{name}, seed {seed}: val {val:.4f}, test {test:.4f}, {seconds:.0f} s, {used:.0f} s", flush=True)
-            runs.append(run)
-            if options.keep:
-                keep(run, settings)
-    print(f"finetune: {hardware()['cpu']}, {hardware()['cores']} cores, {date.today()}")
+    benchmark = Benchmark("finetune", rounds=len(options.seeds), settings=settings)
+    timm_name = CONTENDERS["timm"][0]
+    if timm_name in asked and options.timm_train is None:
+        del asked[timm_name]
+        benchmark.skip(timm_name, "no --timm-train: timm's script is in its repository, not in its package")
+    contenders = {name: make(options) for name, make in asked.items()}
+    runs: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in options.seeds}
+    for number, name in turns("finetune", list(contenders), len(options.seeds)):
+        seed = options.seeds[number - 1]
+        with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
+            start, used = time.perf_counter(), processor_seconds()
+            val, test = contenders[name](seed, Path(folder))
+            seconds, used = time.perf_counter() - start, processor_seconds() - used
+        say(f"{name}, seed {seed}: val {val:.4f}, test {test:.4f}, {seconds:.0f} s, {used:.0f} s of the processor")
+        runs[seed][name] = {
+            "val_top1": round(val, 4),
+            "test_top1": round(test, 4),
+            "seconds": round(seconds, 1),
+            "processor_seconds": round(used, 1),
+        }
+    for seed, figures in runs.items():
+        benchmark.add({"seed": seed}, list(figures.items()))
     for name in contenders:
-        own = [run for run in runs if run["contender"] == name]
-        val, test, seconds, used = (mean(run[key] for run in own) for key in ("val", "test", "seconds", "processor"))
-        print(f"{name:32}n={len(own)} val {val:.4f} test {test:.4f} {seconds:6.0f} s {used:6.0f} s of the processor")
+        own = [figures[name] for figures in runs.values()]
+        means = "  ".join(f"{key} {mean(run[key] for run in own):.4g}" for key in own[0])
+        print(f"{name}: means of n={len(own)}  {means}")
+    if options.keep:
+        add_kept(benchmark)
+    benchmark.finish(kept=options.keep)
 
 
-def keep(run: Run, settings: dict[str, object]) -> None:
-    """Put one run into the results; those of the same settings that are there already stay."""
-    path = FOLDER / "finetune.json"
-    runs: list[Run] = []
-    if path.exists():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["settings"] == settings:
-            runs = [
-                old for old in content["runs"] if (old["contender"], old["seed"]) != (run["contender"], run["seed"])
-            ]
-    runs = sorted([*runs, run], key=lambda one: (one["contender"], one["seed"]))
-    machine = {"date": str(date.today()), "hardware": hardware(), "torch": torch.__version__}
-    write_json(path, machine | {"settings": settings, "runs": runs})
+def add_kept(benchmark: Benchmark, folder: Path = FOLDER) -> None:
+    """Add the runs that were kept earlier, with the same settings and torch on this machine."""
+    path = benchmark.result().path(folder)
+    if not path.exists():
+        return
+    kept = read(path)
+    if (kept.settings, kept.machine.torch) != (benchmark.settings, benchmark.machine.torch):
+        return
+    cases = {case.settings["seed"]: case for case in benchmark.cases}
+    for old in kept.cases:
+        new = cases.setdefault(old.settings["seed"], Case(settings=old.settings, rows=[]))
+        measured = {row.contender for row in new.rows}
+        new.rows += [row for row in old.rows if row.contender not in measured]
+    benchmark.cases = [cases[seed] for seed in sorted(cases, key=str)]
+    benchmark.rounds = len(cases)
+    done = {row.contender for case in benchmark.cases for row in case.rows}
+    benchmark.skipped = {what: why for what, why in benchmark.skipped.items() if what not in done}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("finetune", main)

@@ -9,14 +9,12 @@ end in normalised floats, as its documentation has it, and ours in uint8, which 
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from photos import photo_folder
+from harness import Benchmark, Turn, options_of, run_benchmark
+from photos import GENERATED, add_photos, photo_folder
 from PIL import Image
-from results import arguments, report
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -27,6 +25,7 @@ from mlops_img.data.augment import ImageAugment
 from mlops_img.data.loader import ShuffledPlans, load_batches
 from mlops_img.data.sources.base import ImageSet, read_file
 from mlops_img.data.sources.folder import Folder
+from mlops_img.errors import UserError
 from mlops_img.models.build import IMAGENET_MEAN, IMAGENET_STD
 from mlops_img.preprocessing.decode import decode_rgb
 from mlops_img.preprocessing.transforms import Preprocessing
@@ -34,10 +33,10 @@ from mlops_img.preprocessing.transforms import Preprocessing
 SIDE, RESIZED, BATCH = 224, 256, 32
 EPOCHS = 4  # in each turn: ours reads on over their ends, as in a run, and DataLoader starts its workers anew
 PREPROCESSING = Preprocessing(SIDE, SIDE / RESIZED, IMAGENET_MEAN, IMAGENET_STD)
-GOAL = 1.5
+OURS, PEER, GOAL = "mlops_img", "torchvision ImageFolder + v2", 1.5
 
 
-def ours(images: ImageSet, workers: int) -> Callable[[], None]:
+def ours(images: ImageSet, workers: int) -> Turn:
     augment = ImageAugment(AugmentConfig(), PREPROCESSING)
     per_epoch = len(images) // BATCH
     turns = iter(range(10**9))
@@ -51,7 +50,7 @@ def ours(images: ImageSet, workers: int) -> Callable[[], None]:
     return turn
 
 
-def torchvision_folder(photos: Path, workers: int) -> Callable[[], None]:
+def torchvision_folder(photos: Path, workers: int) -> Turn:
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(SIDE),
@@ -86,25 +85,31 @@ def compare_evaluation_images(images: ImageSet) -> None:
     print(f"evaluation images: at most {largest} of 255 levels apart, {differing:.1%} of the values differ")
 
 
-def compare(photos: Path, options: argparse.Namespace) -> None:
+def compare(photos: Path, benchmark: Benchmark) -> None:
     images = Folder(FolderConfig(root=str(photos))).table().splits["train"]
+    benchmark.settings["photos"] = len(images)
+    if len(images) < BATCH:
+        raise UserError(f"--photos {photos}: {len(images)} images to train on, fewer than a batch of {BATCH}")
     compare_evaluation_images(images)
     count = EPOCHS * (len(images) // BATCH) * BATCH
     for workers in (0, 2):
-        peer = f"ImageFolder + v2, {workers} workers"
-        contenders = {
-            f"mlops_img, {workers} workers": ours(images, workers),
-            peer: torchvision_folder(photos, workers),
-        }
-        report(f"input_pipeline_{workers}_workers", contenders, count, options, warmup=1, goals={peer: GOAL})
+        contenders = {OURS: ours(images, workers), PEER: torchvision_folder(photos, workers)}
+        benchmark.compare(contenders, count, warmup=1, goals={PEER: GOAL}, case={"workers": workers})
 
 
 def main() -> None:
-    options: argparse.Namespace = arguments(__doc__, rounds=5, photos=None)
+    parser = options_of(__doc__, rounds=5)
+    add_photos(parser)
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    settings = {"image_size": SIDE, "batch": BATCH, "epochs_per_turn": EPOCHS, "generated_photos": not options.photos}
     with photo_folder(options.photos) as photos:
-        compare(photos, options)
+        benchmark = Benchmark("input_pipeline", rounds=options.rounds, settings=settings)
+        if options.photos is None:
+            benchmark.skip("real photos", GENERATED)
+        compare(photos, benchmark)
+        benchmark.finish(kept=options.keep)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("input_pipeline", main)

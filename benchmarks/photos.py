@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,23 +11,36 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
+from mlops_img.errors import UserError
+
 CLASSES, PER_CLASS = 10, 32
 WIDTH, HEIGHT, QUALITY = 500, 400, 90
+GENERATED = (
+    f"no --photos FOLDER: {CLASSES * PER_CLASS} generated JPEGs of {WIDTH} x {HEIGHT} px were read instead; "
+    "compare the figures only with others of generated photos"
+)
+
+
+def add_photos(parser: argparse.ArgumentParser) -> None:
+    """Add the option --photos."""
+    parser.add_argument("--photos", type=Path, help="folder of class folders of JPEGs; without: generated ones")
 
 
 @contextmanager
 def photo_folder(given: Path | None) -> Iterator[Path]:
-    """Give a folder of class folders of JPEGs: `given`, or for the length of the block one that is made now."""
+    """Give a folder of class folders of JPEGs: `given`, or for the length of the block one that is made now.
+
+    Raises:
+        UserError: `given` is not a folder.
+    """
     if given is not None:
+        if not given.is_dir():
+            raise UserError(f"--photos {given}: there is no such folder")
         yield given
         return
     with TemporaryDirectory() as place:
         folder = Path(place)
         make_photos(folder)
-        print(
-            f"no --photos: {CLASSES * PER_CLASS} generated JPEGs of {WIDTH} x {HEIGHT} px stand in for them. "
-            "Compare the figures only with others of generated photos"
-        )
         yield folder
 
 

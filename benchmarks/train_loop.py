@@ -4,7 +4,7 @@
 
 resnet18 at 224 px, batch 32, random uint8 images held in memory, AdamW. The contenders take turns, a few
 steps each, so that a machine whose speed drifts slows all alike; reported are medians over the rounds and
-their ratios. Needs the extra `bench` (pip install -e ".[bench]").
+their ratios. Without Lightning (the extra `bench`) the bare loop alone is compared.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable
 
 import timm
 import torch
-from results import arguments, report
+from harness import Benchmark, Contender, Turn, options_of, run_benchmark
 from torch import Tensor, nn
 
 from mlops_img.config.train import AugmentConfig, OptimConfig, TrainConfig
@@ -34,8 +33,6 @@ from mlops_img.training.progress import Speed
 BATCH, SIDE, CLASSES, LR = 32, 224, 1000, 1e-3
 STEPS = 16  # in each turn: what happens once in a fit, such as the first use of memory, is not what is compared
 WARMUP_TURNS = 1
-
-Turn = Callable[[], None]
 
 
 def wait_for(device: torch.device) -> None:
@@ -173,11 +170,11 @@ def lightning(batches: list[Batch], device: torch.device, *, precision: str, cha
         trainer.fit(module, torch.utils.data.DataLoader(plain, batch_size=None))
         return stamp.seconds
 
-    return turn  # type: ignore[return-value]
+    return turn
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=7)
+    options = options_of(__doc__, rounds=7).parse_args()
     device = choose_device("auto")
     generator = torch.Generator().manual_seed(0)
     batches = [
@@ -191,18 +188,33 @@ def main() -> None:
     ]
     # Without bfloat16 arithmetic ours computes in fp32, and so does the tuned peer.
     bf16 = choose_precision("auto", device).dtype == torch.bfloat16
-    tuned = f"Lightning, {'bf16-mixed' if bf16 else 'fp32'}, channels_last"
-    contenders = {
-        "mlops_img fit": ours(batches, device),
-        "bare loop": bare(batches, device),
-        "Lightning, its defaults": lightning(batches, device, precision="32-true", channels_last=False),
-        tuned: lightning(batches, device, precision="bf16-mixed" if bf16 else "32-true", channels_last=True),
-    }
+    default, tuned = "Lightning, its defaults", f"Lightning, {'bf16-mixed' if bf16 else 'fp32'}, channels_last"
+    fast = "bf16-mixed" if bf16 else "32-true"
+    contenders = [
+        Contender("mlops_img fit", lambda: ours(batches, device)),
+        Contender("bare loop", lambda: bare(batches, device)),
+        Contender(
+            default, lambda: lightning(batches, device, precision="32-true", channels_last=False), ("lightning",)
+        ),
+        Contender(tuned, lambda: lightning(batches, device, precision=fast, channels_last=True), ("lightning",)),
+    ]
     # Ours over the peer, images/s: what we want to reach.
-    goals = {"bare loop": 0.97, tuned: 1.0} | ({"Lightning, its defaults": 2.2} if bf16 else {})
-    name = "train_loop" if bf16 else "train_loop_fp32"
-    report(name, contenders, STEPS * BATCH, options, warmup=WARMUP_TURNS, goals=goals)
+    goals = {"bare loop": 0.97, tuned: 1.0} | ({default: 2.2} if bf16 else {})
+    benchmark = Benchmark(
+        "train_loop",
+        rounds=options.rounds,
+        settings={
+            "model": "resnet18",
+            "image_size": SIDE,
+            "batch": BATCH,
+            "steps_per_turn": STEPS,
+            "precision": "bf16" if bf16 else "fp32",
+        },
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    )
+    benchmark.compare(benchmark.prepare(contenders), STEPS * BATCH, warmup=WARMUP_TURNS, goals=goals)
+    benchmark.finish(kept=options.keep)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("train_loop", main)

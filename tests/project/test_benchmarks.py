@@ -1,0 +1,436 @@
+"""The benchmarks: turns, ratios, skipped contenders, result files with their machine, and the tables made of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import run_all
+import tables
+import torch
+from harness import Benchmark, Contender, options_of, rate_rows, run_benchmark, take_turns
+from progress import duration, seconds_left
+from records import FOLDER, InstructionSets, Machine, keep, read, read_all, this_machine
+
+from mlops_img.errors import UserError
+from tests.helpers.paths import ROOT
+
+DOCUMENT = "before\n\n<!-- table: train_loop -->\n<!-- end -->\n\nafter\n"
+
+
+def machine(cpu: str = "AMD EPYC", gpu: str | None = None, **sets: bool | None) -> Machine:
+    names = InstructionSets.model_fields
+    known = InstructionSets(**{name: sets.get(name) for name in names})
+    return Machine(cpu=cpu, cores=2, instruction_sets=known, gpu=gpu, torch="2.14.1", python="3.11.7")
+
+
+def measured(on: Machine | None = None, peer_rate: float = 20.0) -> Benchmark:
+    """A benchmark of two contenders whose rates are given."""
+    benchmark = Benchmark("train_loop", rounds=3, settings={"batch": 8, "precision": None})
+    benchmark.machine = on or machine(avx2=True)
+    rates = {"ours": [30.0, 40.0, 50.0], "peer": [peer_rate, peer_rate, 2 * peer_rate]}
+    benchmark.add({}, rate_rows("images_per_second", rates, {"peer": 1.5}))
+    return benchmark
+
+
+def leaves(call: Callable[[], object]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        call()
+    return int(ended.value.code or 0)
+
+
+# Turns
+
+
+def test_contenders_take_turns_and_warmup_turns_do_not_count() -> None:
+    order: list[str] = []
+
+    def turn(name: str) -> Callable[[], float]:
+        def take() -> float:
+            order.append(name)
+            return float(len(order))
+
+        return take
+
+    seconds = take_turns("fake", {"ours": turn("ours"), "peer": turn("peer")}, rounds=2, warmup=1)
+    assert order == ["ours", "peer"] * 3
+    assert seconds == {"ours": [3.0, 5.0], "peer": [4.0, 6.0]}
+
+
+def test_turn_that_returns_no_seconds_is_timed() -> None:
+    (seconds,) = take_turns("fake", {"ours": lambda: None}, rounds=1, warmup=0)["ours"]
+    assert seconds > 0
+
+
+def test_ratio_is_that_of_medians_and_the_worst_is_of_one_round() -> None:
+    (_, ours), (_, peer) = rate_rows("images_per_second", {"ours": [10, 30, 20], "peer": [10, 5, 40]}, {"peer": 1.5})
+    assert ours["ratio"] == ours["worst_ratio"] == 1.0
+    assert peer == {
+        "images_per_second": 10,
+        "slowest": 5,
+        "fastest": 40,
+        "ratio": 2.0,
+        "worst_ratio": 0.5,
+        "goal": 1.5,
+    }
+
+
+def test_progress_goes_to_stderr_and_names_contender_round_and_time_left(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progress.LINE_SECONDS", 0.0)
+    take_turns("fake", {"ours": lambda: None, "peer": lambda: None}, rounds=2, warmup=1)
+    captured = capfd.readouterr()
+    lines = captured.err.splitlines()
+    assert not captured.out
+    assert len(lines) == 6
+    assert lines[0] == "fake: warm-up, ours, time left: known after the first turn"
+    assert lines[5].startswith("fake: round 2 of 2, peer, about ")
+    assert lines[5].endswith(" left")
+
+
+def test_time_left_is_estimated_from_measured_turns() -> None:
+    assert seconds_left({"ours": [], "peer": []}, ["ours", "peer"]) is None
+    assert seconds_left({"ours": [1.0, 2.0, 9.0], "peer": [4.0]}, ["ours", "peer", "peer"]) == 10.0
+    assert seconds_left({"ours": [2.0], "peer": [4.0], "new": []}, ["new"]) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (250, "4 min 10 s"), (7500, "2 h 5 min")]
+)
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# What is skipped
+
+
+def test_contender_without_its_package_is_skipped_with_the_pip_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> Callable[[], None]:
+        raise AssertionError("must not be prepared")
+
+    benchmark = Benchmark("fake", rounds=1, settings={})
+    ready = benchmark.prepare(
+        [Contender("ours", lambda: lambda: None), Contender("peer", broken, ("no_such_package_1", "torch"))]
+    )
+    assert list(ready) == ["ours"]
+    benchmark.compare(ready, 1, warmup=0, goals={"peer": 1.0})
+    benchmark.finish(kept=False)
+    said = "no_such_package_1 is not installed: pip install -c constraints.txt no_such_package_1"
+    assert f"skipped: fake, peer: {said}\n" in capsys.readouterr().out
+    assert benchmark.result().skipped == {"peer": said}
+    assert [row.contender for row in benchmark.result().cases[0].rows] == ["ours"]
+
+
+def test_benchmark_whose_client_is_not_installed_is_skipped_as_a_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = importlib.import_module("serving")
+    monkeypatch.setattr("harness.missing", lambda packages: f"{packages[0]} is not installed")
+    monkeypatch.setattr("sys.argv", ["serving.py", "--endurance"])
+    assert leaves(lambda: run_benchmark("serving", serving.main)) == 0
+    assert capsys.readouterr().out == "skipped: serving_endurance: uvloop is not installed\n"
+
+
+def test_all_benchmarks_run_and_the_end_says_what_was_skipped_or_failed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "good.py").write_text("import sys; print(sys.argv[1:]); print('skipped: good, peer: no peer')")
+    (tmp_path / "bad.py").write_text("raise SystemExit(3)")
+    (tmp_path / "absent.py").write_text("print('skipped: absent: no client')")
+    entries = {
+        "bad": run_all.Entry("bad.py"),
+        "good": run_all.Entry("good.py", flags=("--flag",), takes=("rounds",)),
+        "absent": run_all.Entry("absent.py"),
+        "long": run_all.Entry("long.py", why_not="takes hours"),
+        "finetune": run_all.Entry("finetune.py"),
+    }
+    monkeypatch.setattr(run_all, "ENTRIES", entries)
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--rounds", "2", "--keep"])
+    assert run_all.main() == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "['--flag', '--rounds', '2', '--keep']"
+    assert lines[lines.index("measured: good") :] == [
+        "measured: good",
+        "skipped: long: takes hours",
+        f"skipped: finetune: {run_all.NO_DATA}",
+        "skipped: good, peer: no peer",
+        "skipped: absent: no client",
+        f"failed: bad: exit code 3: {sys.executable} {tmp_path / 'bad.py'} --keep",
+    ]
+
+
+# Options
+
+
+@pytest.mark.parametrize("name", run_all.ENTRIES)
+def test_scripts_know_the_options_that_they_are_started_with(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {option: str(tmp_path) for option in ("photos", "data", "weights", "timm_train")}
+    monkeypatch.setattr(
+        "sys.argv",
+        ["run_all.py", "--rounds=1", *(f"--{key.replace('_', '-')}={value}" for key, value in options.items())],
+    )
+    entry = run_all.ENTRIES[name]
+    call = run_all.command(entry, run_all.parse())
+    script = importlib.import_module(entry.script.removesuffix(".py"))
+    monkeypatch.setattr("sys.argv", [*call[1:], "--keeep"])
+    assert leaves(script.main) == 2
+    assert capsys.readouterr().err == (
+        f"{entry.script}: unknown option --keeep. Did you mean '--keep'? (--help lists the options)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
+        (["--rounds"], "argument --rounds: expected one argument"),
+        (["--roundz=3"], "unknown option --roundz. Did you mean '--rounds'?"),
+        (["more"], "unknown option more."),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leaves(lambda: options_of("doc", rounds=3).parse_args(arguments)) == 2
+    error = capsys.readouterr().err
+    assert said.removesuffix(".") in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["servin"], ["--photos", "no/such/folder"]])
+def test_run_all_refuses_what_is_not_there(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["run_all.py", *arguments])
+    assert leaves(run_all.main) == 2
+    error = capsys.readouterr().err
+    assert arguments[-1] in error
+    assert error.count("\n") == 1
+
+
+def test_names_and_options_of_run_all_stand_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["run_all.py", "serving", "--rounds", "3", "train_loop"])
+    options = run_all.parse()
+    assert (options.names, options.rounds) == (["serving", "train_loop"], 3)
+
+
+def test_named_benchmark_runs_although_it_is_not_among_the_default_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["run_all.py", "compression_models"])
+    options = run_all.parse()
+    assert run_all.why_not("compression_models", options) is None
+    assert run_all.why_not("serving_endurance", options) == run_all.ENTRIES["serving_endurance"].why_not
+    assert run_all.why_not("finetune", options) == run_all.NO_DATA
+
+
+# Ctrl-C
+
+
+def test_interrupted_benchmark_keeps_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.FOLDER", tmp_path)
+
+    def main() -> None:
+        benchmark = measured()
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        benchmark.compare({"ours": interrupted}, 1, warmup=0, goals={})
+        benchmark.finish(kept=True)
+
+    assert leaves(lambda: run_benchmark("train_loop", main)) == 130
+    assert capsys.readouterr().err.endswith("train_loop: interrupted: no figures were kept\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_reaches_the_running_benchmark_once_and_the_summary_is_printed(tmp_path: Path) -> None:
+    # A job in the background of a shell inherits SIGINT as ignored.
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    (tmp_path / "slow.py").write_text(f"{hears} print('ready'); signal.pause()")
+    start = (
+        f"{hears} import sys, run_all; from pathlib import Path; run_all.HERE = Path(sys.argv.pop());"
+        "run_all.ENTRIES = {name: run_all.Entry('slow.py') for name in ('slow', 'next')}; sys.exit(run_all.main())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", start, str(tmp_path)], cwd=ROOT / "benchmarks", stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert rest.splitlines()[-3:] == [
+        "measured: nothing",
+        "skipped: slow: interrupted",
+        "skipped: next: interrupted",
+    ]
+
+
+# The machine and the files
+
+
+def test_machine_record_says_what_torch_sees_here() -> None:
+    here = this_machine(gpu="NVIDIA H100")
+    known = torch.cpu.get_capabilities()
+    assert here.cpu
+    assert here.cores > 0
+    assert here.instruction_sets.avx2 is bool(known.get("avx2"))
+    assert here.instruction_sets.avx512f is bool(known.get("avx512_f"))
+    assert here.instruction_sets.amx_int8 is bool(known.get("amx_int8"))
+    assert (here.gpu, here.torch) == ("NVIDIA H100", torch.__version__)
+
+
+def test_file_name_of_a_machine_is_derived_from_its_record() -> None:
+    xeon = machine("Intel(R) Xeon(R) Platinum 8480C CPU @ 2.00GHz", avx2=True, avx512f=True, avx512_vnni=True)
+    assert xeon.name() == "intel-xeon-platinum-8480c-2-00ghz-2-cores-avx512f-vnni"
+    assert machine(avx2=True, avx512f=False).name() == "amd-epyc-2-cores-avx2"
+    assert machine(gpu="NVIDIA H100 80GB HBM3").name() == "amd-epyc-2-cores-nvidia-h100-80gb-hbm3"
+
+
+def test_caption_tells_lacking_instruction_sets_from_unknown_ones() -> None:
+    assert machine(avx2=True, avx512f=False, avx512_vnni=False).describe() == (
+        "AMD EPYC, 2 cores, AVX2, no AVX-512, torch 2.14.1"
+    )
+    assert machine(avx2=True, avx512f=True, avx512_bf16=False).describe() == (
+        "AMD EPYC, 2 cores, AVX-512, no bf16, torch 2.14.1"
+    )
+
+
+def test_results_of_two_machines_lie_side_by_side_and_a_new_one_replaces_the_old(tmp_path: Path) -> None:
+    first = keep(measured(machine(avx2=True)).result(), tmp_path)
+    second = keep(measured(machine(avx2=True, avx512f=True)).result(), tmp_path)
+    again = keep(measured(machine(avx2=True), peer_rate=25.0).result(), tmp_path)
+    assert first == again != second
+    assert len(read_all("train_loop", tmp_path)) == 2
+    assert read(first).cases[0].rows[1].figures["images_per_second"] == 25.0
+
+
+def test_result_that_is_read_is_the_one_that_was_kept(tmp_path: Path) -> None:
+    result = measured().result()
+    assert read(keep(result, tmp_path)) == result
+
+
+def test_file_without_the_schema_is_refused_with_the_place(tmp_path: Path) -> None:
+    path = keep(measured().result(), tmp_path)
+    content = json.loads(path.read_text())
+    del content["machine"]["instruction_sets"]["amx_int8"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"machine\.instruction_sets\.amx_int8: Field required"):
+        read(path)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.json")), ids=lambda path: str(path.relative_to(FOLDER)))
+def test_committed_results_have_the_schema_and_the_derived_name(path: Path) -> None:
+    result = read(path)
+    assert result.path(FOLDER) == path
+    assert result.benchmark in run_all.ENTRIES
+    assert result.cases
+
+
+def test_finetune_runs_join_those_kept_with_the_same_settings(tmp_path: Path) -> None:
+    finetune = importlib.import_module("finetune")
+
+    def runs(seed: int, epochs: int, *names: str) -> Benchmark:
+        benchmark = Benchmark("finetune", rounds=1, settings={"epochs": epochs})
+        benchmark.add({"seed": seed}, [(name, {"val_top1": seed / 10}) for name in names])
+        finetune.add_kept(benchmark, tmp_path)
+        keep(benchmark.result(), tmp_path)
+        return benchmark
+
+    runs(0, 3, "ours", "peer")
+    joined = runs(1, 3, "ours")
+    assert [case.settings["seed"] for case in joined.cases] == [0, 1]
+    assert joined.rounds == 2
+    assert [row.contender for row in runs(1, 3, "peer").cases[1].rows] == ["peer", "ours"]
+    assert len(runs(0, 5, "ours").cases) == 1
+
+
+# Tables
+
+
+def test_committed_tables_are_those_of_the_result_files() -> None:
+    path = ROOT / "docs" / "benchmarks.md"
+    text = path.read_text(encoding="utf-8")
+    assert not tables.differing(text, tables.generate(text)), "run python benchmarks/tables.py"
+    assert text == tables.generate(text)
+    assert set(tables.MARKER.findall(text)) == set(tables.TABLES) == set(run_all.ENTRIES)
+
+
+def test_table_states_machine_date_n_and_figures(tmp_path: Path) -> None:
+    benchmark = measured()
+    benchmark.skip("other", "not installed")
+    keep(benchmark.result(), tmp_path)
+    lines = tables.generate(DOCUMENT, tmp_path).splitlines()
+    today = benchmark.result().date
+    assert lines[4] == (
+        f"AMD EPYC, 2 cores, AVX2, torch 2.14.1; {today}; n = 3; batch 8; left out: other (not installed):"
+    )
+    assert lines[6:10] == [
+        "|  | images/s (slowest to fastest) | ours / theirs (worst turn) | goal |",
+        "| --- | ---: | ---: | ---: |",
+        "| ours | 40.0 (30.0 to 50.0) |  |  |",
+        "| peer | 20.0 (20.0 to 40.0) | 2.00 (1.25) | 1.5 |",
+    ]
+    assert (lines[0], lines[-1]) == ("before", "after")
+
+
+def test_benchmark_without_results_has_no_table(tmp_path: Path) -> None:
+    assert "Not measured yet." in tables.generate(DOCUMENT, tmp_path)
+
+
+def test_ratios_are_rounded_half_up() -> None:
+    assert [tables.ratio(value) for value in (1.775, 1.774, 0.985, None)] == ["1.78", "1.77", "0.99", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!-- table: train_lop -->\n<!-- end -->\n", "Did you mean 'train_loop'"),
+        ("<!-- table: serving -->\n", "has no <!-- end -->"),
+        ("<!-- table: serving -->\n<!-- table: train_loop -->\n<!-- end -->\n", "has no <!-- end -->"),
+    ],
+)
+def test_marker_that_is_wrong_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        tables.generate(text)
+
+
+def test_check_finds_a_changed_figure_and_writing_corrects_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(measured().result(), tmp_path / "results")
+    document = tmp_path / "page.md"
+    document.write_text(DOCUMENT)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(
+            "sys.argv", ["tables.py", str(document), "--results", str(tmp_path / "results"), *arguments]
+        )
+        capsys.readouterr()
+        return tables.main()
+
+    assert call("--check") == 1
+    assert call() == 0
+    written = document.read_text()
+    assert call("--check") == 0
+    document.write_text(written.replace("40.0 (30.0", "41.0 (30.0"))
+    assert call("--check") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"{document}: table train_loop: '| ours | 41.0 (30.0 to 50.0)")
+    assert error.count("\n") == 1
+    assert document.read_text() != written, "--check writes nothing"
+    assert call() == 0
+    assert document.read_text() == written
+    document.unlink()
+    assert call("--check") == 2
