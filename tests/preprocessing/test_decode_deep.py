@@ -183,7 +183,7 @@ def test_32_bit_tiff_holds_16_bit_numbers_or_is_refused(order: str, deflate: boo
     values = samples(16)
     options: dict[str, Any] = {"order": order, "deflate": deflate, "sample_format": sample_format}
     np.testing.assert_array_equal(decode_rgb(gray_tiff(values, 32, **options)), shown(values, 65_535))
-    with pytest.raises(UnsupportedImageError, match="are more than 16 bits hold"):
+    with pytest.raises(UnsupportedImageError, match="do not fit into 16 bits"):
         decode_rgb(gray_tiff(values + 1, 32, **options))
 
 

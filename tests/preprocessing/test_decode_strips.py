@@ -72,7 +72,7 @@ def test_number_that_16_bits_do_not_hold_is_found_in_any_strip(monkeypatch: pyte
     monkeypatch.setattr(decode, "STRIP", WIDTH)
     values = np.zeros((HEIGHT, WIDTH), np.int32)
     values[-1, -1] = 65536
-    with pytest.raises(BadImageError, match="65536, are more than 16 bits hold"):
+    with pytest.raises(BadImageError, match="65536 do not fit into 16 bits"):
         decode_rgb(Image.fromarray(values))
 
 

@@ -76,7 +76,7 @@ def test_kind_that_is_not_supported_is_named(data: bytes, kind: str) -> None:
     with pytest.raises(UnsupportedImageError) as refused:
         decode_rgb(data)
     reason = str(refused.value)
-    assert reason.startswith((f"{kind}: not supported. Convert it", f"{kind}, which do not say what white is: not"))
+    assert reason.startswith((f"{kind}: not supported. Convert it", f"{kind}, which have no defined white: not"))
 
 
 def test_floating_point_image_in_memory_is_not_supported() -> None:

@@ -124,7 +124,7 @@ def _remarks(findings: Findings) -> list[str]:
     if deep and deep.sixteen_bit == "declared" and deep.used < NOTABLE_RANGE:
         lines.append(
             f"  low contrast: {_count(deep.images, 'image')} of 16 bits per channel, which use {100 * deep.used:.1f} % "
-            "of their range, as 12-bit data in 16-bit files do (data.sixteen_bit=range stretches the contrast of each image)"
+            "of their range, as 12-bit data in 16-bit files do (data.sixteen_bit=range increases the contrast)"
         )
     lines += _listed(
         "images with too little detail for the search for near duplicates (exact duplicates are found)",

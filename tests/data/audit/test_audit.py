@@ -257,7 +257,9 @@ def test_images_with_little_detail_are_listed_and_only_checked_for_exact_duplica
     (group,) = findings.duplicates
     assert names(group, root) == {"test/dog/plain1.png", "test/dog/plain2.png"}
     lines = findings_table(findings).splitlines()
-    title = lines.index("  images with too little detail for the search for near duplicates (exact duplicates are found): 4")
+    title = lines.index(
+        "  images with too little detail for the search for near duplicates (exact duplicates are found): 4"
+    )
     assert lines[title + 1] == f"    {root / 'test/dog/plain0.png'} (test, dog)"
 
 
@@ -489,9 +491,7 @@ def test_run_exits_with_1_on_a_problem(root: Path) -> None:
     assert exit_info.value.code == EXIT_FAILED
 
 
-def test_a_failed_write_keeps_the_old_findings(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_findings(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "audit.json"
     path.write_text("old findings")
 
