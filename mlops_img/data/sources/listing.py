@@ -22,7 +22,7 @@ NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder name stands for; None if it is not the name of a split."""
+    """Return the split with this folder name; None if it is not the name of a split."""
     return next((split for split, aliases in SPLIT_FOLDERS.items() if name.lower() in aliases), None)
 
 
