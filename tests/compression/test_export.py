@@ -17,7 +17,7 @@ from safetensors import safe_open
 import mlops_img
 from mlops_img.bundle.folder import read_bundle
 from mlops_img.compression import candidates, workflow
-from mlops_img.compression.model_card import candidates_table
+from mlops_img.compression.contents import candidates_table
 from mlops_img.errors import EXIT_USER_ERROR
 from mlops_img.preprocessing.decode import BadImageError
 from tests.helpers.commands import Outcome
