@@ -96,10 +96,10 @@ def cosine(before: Predictions, after: Predictions) -> float:
 def seconds_per_call(run: Runner, preprocessing: Preprocessing, batch: int) -> list[float]:
     """Time calls with this many images for a second or two; returns the seconds of each."""
     images = example_images(preprocessing, batch)
-    return timed(lambda: run(images))
+    return timed(lambda: run(images), TIMED_SECONDS)
 
 
-def timed(call: Callable[[], object], seconds: float = TIMED_SECONDS) -> list[float]:
+def timed(call: Callable[[], object], seconds: float) -> list[float]:
     """Time a call again and again, at least five times after two to warm up; CUDA's work is waited for."""
     taken: list[float] = []
     with torch.inference_mode(), freed_memory_kept():
