@@ -20,6 +20,9 @@ from mlops_img.registry import locate
 from mlops_img.registry.locate import cache_folder, local_bundle
 from tests.helpers.service_process import refused_port
 
+# One process starts the emulator for all of them.
+pytestmark = pytest.mark.xdist_group("bucket")
+
 BUCKET = "models"
 LOCATION = f"gs://{BUCKET}/bundles/shapes-1"
 
