@@ -112,10 +112,10 @@ def cosine(before: Predictions, after: Predictions) -> float:
 def seconds_per_call(runner: Runner, preprocessing: Preprocessing, batch: int) -> list[float]:
     """Time calls with this many images for a second or two; returns the seconds of each."""
     images = example_images(preprocessing, batch)
-    return timed(lambda: runner(images))
+    return timed(lambda: runner(images), TIMED_SECONDS)
 
 
-def timed(call: Callable[[], object], seconds: float = TIMED_SECONDS) -> list[float]:
+def timed(call: Callable[[], object], seconds: float) -> list[float]:
     """Time repeated calls, at least five after two to warm up; CUDA is synchronized after each."""
     taken: list[float] = []
     with torch.inference_mode(), freed_memory_kept():

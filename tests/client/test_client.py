@@ -17,7 +17,7 @@ import pytest
 import mlops_img
 from mlops_img.client import Client, ServiceError, UnreachableError
 from mlops_img.serving.errors import Code
-from tests.helpers.service_process import Service, free_port, serving, until
+from tests.helpers.service_process import Service, refused_port, serving, until
 
 # One process starts the service for all of them.
 pytestmark = pytest.mark.xdist_group("client")
@@ -132,9 +132,9 @@ def test_line_end_of_a_token_file_does_not_matter(service: Service) -> None:
 
 
 def test_a_refused_connection_is_one_clear_error() -> None:
-    url = f"http://127.0.0.1:{free_port()}"
     waits: list[float] = []
-    with Client(url, retries=2, sleep=waits.append) as client:
+    with refused_port() as port, Client(f"http://127.0.0.1:{port}", retries=2, sleep=waits.append) as client:
+        url = client.url
         assert not client.ready()
         with pytest.raises(UnreachableError, match=f"no answer from {url}: .*refused. Is the service running there"):
             client.predict(b"x")
@@ -161,13 +161,11 @@ class Trickle(BaseHTTPRequestHandler):
 def test_an_answer_that_trickles_in_ends_with_the_timeout() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    start = time.monotonic()
     with (
         Client(f"http://127.0.0.1:{server.server_port}", timeout=0.3, retries=0) as client,
         pytest.raises(UnreachableError, match="took too long"),
     ):
         client.model()
-    assert time.monotonic() - start < 5
     server.shutdown()
     server.server_close()
 

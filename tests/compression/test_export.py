@@ -257,6 +257,7 @@ def test_too_great_a_loss_is_refused_and_leaves_nothing(
     command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates, "top1_drop", lambda before, after, seed: (7.5, (5.0, 10.0)))
+    monkeypatch.setattr(candidates, "by_sensitivity", lambda *_, **__: ["model.conv1", "model.fc"])  # few to try
     outcome = command("mlops_img.export", f"run={run}", "bundles=bundles", *PORTABLE)
     assert outcome.code == EXIT_USER_ERROR
     assert "falls by 7.50 points" in outcome.err

@@ -42,6 +42,14 @@ class Service:
         return [int(pid) for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+@contextmanager
+def refused_port() -> Iterator[int]:
+    """Hold a port on which nobody listens, and which nobody else gets."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 def free_port() -> int:
     """Return a port that nobody listens on.
 
@@ -62,9 +70,10 @@ def serving(bundle: Path, folder: Path, **settings: object) -> Iterator[Service]
     Args:
         bundle: to serve.
         folder: for its log and metrics.
-        settings: as in MLOPS_IMG_..., in small letters; one worker with one thread unless told otherwise.
+        settings: as in MLOPS_IMG_..., in small letters; unless told otherwise one worker with one thread, which has
+            a minute for an answer: other processes may keep the machine busy.
     """
-    wanted = {"bundle": bundle, "workers": 1, "threads": 1, **settings}
+    wanted = {"bundle": bundle, "workers": 1, "threads": 1, "timeout": 60, **settings}
     environment = {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
     home = {"BENTOML_HOME": str(folder / "bentoml")}
     with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, **environment, **home) as service:
@@ -74,6 +83,18 @@ def serving(bundle: Path, folder: Path, **settings: object) -> Iterator[Service]
 @contextmanager
 def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) -> Iterator[Service]:
     """Start `bentoml serve` on a service or an archive, wait until it is ready, and end it with the block."""
+    service = _start(what, folder, cwd, environment)
+    while not _is_ready(service):
+        # Another process may have taken the port between the look at it and the start.
+        assert f"port {service.url.rpartition(':')[2]} is in use" in service.log.read_text(), service.log.read_text()
+        service = _start(what, folder, cwd, environment)
+    try:
+        yield service
+    finally:
+        _end(service.process)
+
+
+def _start(what: str | Path, folder: Path, cwd: Path, environment: dict[str, str]) -> Service:
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     log = folder / f"service-{port}.log"
@@ -83,18 +104,17 @@ def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) ->
             command, cwd=cwd, env=inherited | environment, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-    service = Service(f"http://127.0.0.1:{port}", process, log)
-    try:
-        _wait_until_ready(service)
-        yield service
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    return Service(f"http://127.0.0.1:{port}", process, log)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None:
@@ -105,12 +125,16 @@ def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None
         time.sleep(0.02)
 
 
-def _wait_until_ready(service: Service) -> None:
+def _is_ready(service: Service) -> bool:
+    """Wait until it is ready; False if it ended instead."""
     end = time.monotonic() + READY_WITHIN
-    while time.monotonic() < end and service.process.poll() is None:
+    while service.process.poll() is None:
+        if time.monotonic() > end:
+            _end(service.process)
+            raise AssertionError(service.log.read_text())
         try:
             if httpx.get(f"{service.url}/readyz", timeout=5).status_code == 200:
-                return
+                return True
         except httpx.TransportError:
             time.sleep(0.1)
-    raise AssertionError(service.log.read_text())
+    return False

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mlops_img.preprocessing import decode
 from mlops_img.preprocessing.decode import BadImageError, decode_rgb
 from tests.helpers.shapes import draw_shape
 from tests.preprocessing.test_decode import encoded, noise, oriented, png
@@ -56,8 +57,11 @@ def test_zero_bytes_and_text_are_named_as_what_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "ICO"])
 def test_whatever_the_damage_it_is_decoded_or_bad_and_nothing_else(
-    kind: str, capfd: pytest.CaptureFixture[str]
+    kind: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A size that is damaged may be of gigabytes, and within the limit.
+    monkeypatch.setattr(decode, "MAX_PIXELS", 10**6)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6 // 2)
     generator = random.Random(kind)
     data = encoded(draw_shape("circle", 0), kind)
     reasons = []

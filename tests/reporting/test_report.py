@@ -22,6 +22,9 @@ from mlops_img.evaluation.confidence import top1_interval
 from mlops_img.evaluation.confusion import count_confusion, store_confusion
 from mlops_img.reporting import figures, report
 
+# One process makes the page that most of them read.
+pytestmark = pytest.mark.xdist_group("report")
+
 Reader = Callable[[int], NDArray[np.uint8]]
 RUN_NAME = "2026-11-23_10-00-00_resnet18"
 VOID = {"meta", "img", "br", "link"}

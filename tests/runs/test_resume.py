@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from mlops_img.training.hooks import RunHooks
 from tests.helpers.commands import TINY, Outcome
 from tests.helpers.paths import ROOT
 from tests.helpers.shapes import SHAPES, write_shapes
+from tests.helpers.shared_bundle import once, unmeasured
 
 Train = Callable[..., Outcome]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 # 36 training images in batches of 8: 4 steps an epoch, 12 in all. Everything random is on.
 RANDOM = (
@@ -64,17 +67,38 @@ def assert_same(one: Any, other: Any, place: str = "") -> None:
         assert one == other, place
 
 
+@pytest.fixture
+def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `RANDOM` that nothing interrupted; not to be changed."""
+
+    def make(root: Path) -> None:
+        assert train(*RANDOM, f"hydra.run.dir={root}/run").code == 0
+
+    return once(tmp_path_factory, "uninterrupted", make) / "run"
+
+
+@pytest.fixture
+def stopped(train: Train, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that stopped after its first step, the test's own to go on with: runs/a."""
+
+    def make(root: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(1, patch)
+            assert train(f"hydra.run.dir={root}/run").code == EXIT_STOPPED
+
+    return Path(shutil.copytree(once(tmp_path_factory, "stopped", make) / "run", tmp_path / "runs" / "a"))
+
+
 @pytest.mark.parametrize(("step", "workers"), [(2, 0), (4, 1), (6, 2)])
 def test_resumed_run_equals_uninterrupted_run(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, workers: int
+    train: Train, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, workers: int
 ) -> None:
-    assert train(*RANDOM, "hydra.run.dir=runs/whole").code == 0
     with monkeypatch.context() as patch:
         stop_after(step, patch)
         assert train(*RANDOM, "hydra.run.dir=runs/cut").code == EXIT_STOPPED
     outcome = train(*RANDOM, "hydra.run.dir=runs/cut", "resume=auto", f"data.workers={workers}")
     assert outcome.code == 0, outcome.err
-    whole, cut = tmp_path / "runs/whole", tmp_path / "runs/cut"
+    cut = tmp_path / "runs/cut"
     assert_same(content(whole), content(cut))
     assert metrics(whole) == metrics(cut)
     one, other = (json.loads((run / "evaluation/test.json").read_text()) for run in (whole, cut))
@@ -94,9 +118,8 @@ def test_resume_repeats_the_settings_that_started_the_run(
 
 
 def test_resume_falls_back_to_the_checkpoint_before_a_damaged_one(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train(*RANDOM, "hydra.run.dir=runs/whole").code == 0
     with monkeypatch.context() as patch:
         stop_after(7, patch)
         assert train(*RANDOM, "hydra.run.dir=runs/cut").code == EXIT_STOPPED
@@ -107,8 +130,8 @@ def test_resume_falls_back_to_the_checkpoint_before_a_damaged_one(
     outcome = train(*RANDOM, "hydra.run.dir=runs/cut", "resume=auto")
     assert outcome.code == 0
     assert f"{newest.name} is damaged" in outcome.out
-    assert_same(content(tmp_path / "runs/whole"), content(tmp_path / "runs/cut"))
-    assert metrics(tmp_path / "runs/whole") == metrics(tmp_path / "runs/cut")
+    assert_same(content(whole), content(tmp_path / "runs/cut"))
+    assert metrics(whole) == metrics(tmp_path / "runs/cut")
 
 
 @pytest.mark.parametrize(
@@ -121,12 +144,7 @@ def test_resume_falls_back_to_the_checkpoint_before_a_damaged_one(
         ("data.split_seed=3", "data: other images"),
     ],
 )
-def test_resume_refuses_what_must_not_change(
-    train: Train, monkeypatch: pytest.MonkeyPatch, change: str, named: str
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_after(1, patch)
-        assert train("hydra.run.dir=runs/a").code == EXIT_STOPPED
+def test_resume_refuses_what_must_not_change(train: Train, stopped: Path, change: str, named: str) -> None:
     outcome = train(change, "hydra.run.dir=runs/a", "resume=auto")
     assert outcome.code == 2
     assert named in outcome.err
@@ -270,13 +288,13 @@ def test_signal_saves_and_exits_with_a_code_of_its_own(
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**unmeasured(), "PYTHONPATH": str(ROOT)},
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, number)  # as a terminal's Ctrl-C does: the workers get it too
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == EXIT_STOPPED, out + err
     assert "Traceback" not in out + err
     assert content(run)["step"] > 0

@@ -72,10 +72,10 @@ def test_it_serves_its_own_model(bento: Path, trained: Path, tmp_path: Path) -> 
     environment = {"MLOPS_IMG_BUNDLE": "bentoml:mlops_img:latest", "MLOPS_IMG_WORKERS": "1"}
     home = {"BENTOML_HOME": str(bento.parents[2])}
     with started(bento, tmp_path, cwd=tmp_path, **environment, **home) as service:
-        model = httpx.get(f"{service.url}/model").json()
+        model = httpx.get(f"{service.url}/model", timeout=60).json()
         assert (model["name"], model["version"]) == ("test_resnet", "1")
         photo = next((trained / "photos" / "circle").iterdir())
-        answer = httpx.post(f"{service.url}/predict", files={"image": photo.read_bytes()})
+        answer = httpx.post(f"{service.url}/predict", files={"image": photo.read_bytes()}, timeout=60)
         assert answer.json()["label"] == "circle"
 
 

@@ -73,7 +73,7 @@ def heard(page: Page) -> Callable[[], list[str]]:
 
 
 def test_chosen_image_is_shown_with_bars_and_time(tab: Tab, service: Service, photos: list[Path]) -> None:
-    answer = httpx.post(f"{service.url}/predict", files={"image": photos[0].read_bytes()}).json()
+    answer = httpx.post(f"{service.url}/predict", files={"image": photos[0].read_bytes()}, timeout=60).json()
     tab.choose(photos[0])
     expect(tab.page.get_by_role("heading", level=3)).to_have_text(answer["label"])
     expect(tab.results.locator(".bars li span:nth-of-type(1)")).to_have_text([top["label"] for top in answer["top_k"]])
@@ -126,7 +126,7 @@ def test_pasted_text_is_answered_kindly(tab: Tab) -> None:
 
 
 def test_sample_of_the_bundle_is_tried_with_a_click(tab: Tab, service: Service) -> None:
-    samples = httpx.get(f"{service.url}/model").json()["samples"]
+    samples = httpx.get(f"{service.url}/model", timeout=60).json()["samples"]
     expect(tab.page.locator("#sample-list button")).to_have_count(len(samples))
     tab.page.get_by_role("button", name="Try a sample of square").first.click()
     expect(tab.results.locator("h3")).to_have_text(["square"])
@@ -164,7 +164,7 @@ def test_results_can_be_removed(tab: Tab, photos: list[Path]) -> None:
 
 
 def test_page_says_which_model_it_is(tab: Tab, service: Service) -> None:
-    model = httpx.get(f"{service.url}/model").json()
+    model = httpx.get(f"{service.url}/model", timeout=60).json()
     told = tab.page.locator("#model")
     expect(told).to_contain_text("test_resnet, version 1.")
     expect(told).to_contain_text("one of 3 classes: circle, square and stripes.")
@@ -385,7 +385,7 @@ def test_phone_has_a_camera_button_and_nothing_is_wider_than_the_screen(
     open_page: Callable[..., Tab], service: Service, photos: list[Path]
 ) -> None:
     tab = open_page(load=False, **PHONE)
-    model = httpx.get(f"{service.url}/model").json()
+    model = httpx.get(f"{service.url}/model", timeout=60).json()
     model |= {"name": "a_name_without_any_blanks_" * 4, "classes": [LONG] * 1000}
     tab.page.route("**/model", lambda route: route.fulfill(json=model))
     tab.page.route("**/predict", lambda route: route.fulfill(json=answer_of(LONG)))

@@ -76,7 +76,7 @@ def test_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        with socket.create_connection(listening.getsockname(), timeout=10) as client:
+        with socket.create_connection(listening.getsockname(), timeout=60) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 204")
             start = time.perf_counter()

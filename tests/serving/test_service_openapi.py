@@ -46,7 +46,7 @@ def service(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def description(service: Service) -> dict[str, Any]:
     """What /docs.json says."""
-    described: dict[str, Any] = httpx.get(f"{service.url}/docs.json", headers=AUTHORIZED).json()
+    described: dict[str, Any] = httpx.get(f"{service.url}/docs.json", headers=AUTHORIZED, timeout=60).json()
     return described
 
 
@@ -58,7 +58,7 @@ def test_every_route_is_described(description: dict[str, Any]) -> None:
 def test_nothing_that_is_asked_gets_an_answer_that_is_not_described(service: Service, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/docs.json"),
-        *("--header", f"Authorization: {AUTHORIZED['Authorization']}", "--request-timeout", "20", "--no-color"),
+        *("--header", f"Authorization: {AUTHORIZED['Authorization']}", "--request-timeout", "60", "--no-color"),
         *("--max-examples", str(EXAMPLES), "--generation-deterministic"),
         # The description cannot say which bytes are an image: nearly none of those made up are.
         *("--exclude-checks", "positive_data_acceptance"),
@@ -74,7 +74,7 @@ def test_form_as_described_with_a_right_image_is_answered(
     service: Service, description: dict[str, Any], path: str, field: str
 ) -> None:
     schema = schemathesis.openapi.from_dict(description)
-    schema.config.update(base_url=service.url)
+    schema.config.update(base_url=service.url, request_timeout=60)
     images = st.sampled_from([*modes().values(), *several_frames().values()])
 
     @given(
