@@ -18,7 +18,6 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from mlops_img import __version__
-from mlops_img.bundle.predictor import Prediction
 from mlops_img.serving import telemetry
 from mlops_img.serving.engine import Answered, Engine
 from mlops_img.serving.errors import CODES, STATUS, Code, RequestError
@@ -36,7 +35,6 @@ from mlops_img.serving.schemas import (
     Problem,
     Timing,
 )
-from mlops_img.serving.schemas import Prediction as PredictionAnswer
 
 TopK = Annotated[int, Form(ge=1, le=1000, description="How many of the most probable classes to list.")]
 POSSIBLE_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in set(STATUS.values())}
@@ -68,9 +66,7 @@ def build_app(engine: Engine) -> FastAPI:
         start = time.perf_counter()
         await _refuse_unheard(request, once=("image", "top_k"))
         answered = await engine.predict(await image.read(), top_k)
-        return _json(
-            PredictAnswer(**_as_answer(answered.prediction).__dict__, model=version, timing=_timing([answered], start))
-        )
+        return _json(PredictAnswer.of(answered.prediction, version, _timing([answered], start)))
 
     @app.post("/predict_batch", response_model=BatchAnswer, responses=POSSIBLE_ERRORS)
     async def predict_batch(request: Request, images: Annotated[list[UploadFile], File()], top_k: TopK = 5) -> Response:
@@ -83,7 +79,7 @@ def build_app(engine: Engine) -> FastAPI:
         with engine.admission.enter(len(images) - 1, held=1) if len(images) > 1 else nullcontext():
             outcomes = await asyncio.gather(*(_outcome(engine, image, top_k) for image in images))
         items = [
-            BatchItem(filename=image.filename, prediction=_as_answer(outcome.prediction))
+            BatchItem(filename=image.filename, prediction=outcome.prediction)
             if isinstance(outcome, Answered)
             else BatchItem(filename=image.filename, error=_problem(request, outcome))
             for image, outcome in zip(images, outcomes, strict=True)
@@ -127,10 +123,6 @@ async def _outcome(engine: Engine, image: UploadFile, top_k: int) -> Answered | 
     except RequestError as failure:
         telemetry.REJECTED.labels(failure.code).inc()
         return failure
-
-
-def _as_answer(prediction: Prediction) -> PredictionAnswer:
-    return PredictionAnswer.model_validate(prediction, from_attributes=True)
 
 
 def _timing(answered: list[Answered], start: float) -> Timing:

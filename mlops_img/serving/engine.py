@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mlops_img.bundle.predictor import Prediction, Predictor
+from mlops_img.bundle.prediction import Prediction
+from mlops_img.bundle.predictor import Predictor
 from mlops_img.serving import telemetry
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.batcher import Batcher

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from mlops_img.bundle.prediction import Prediction
 from mlops_img.serving.errors import Code
 
 
@@ -13,23 +14,6 @@ class Answer(BaseModel):
     """A part of an answer."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-
-class ClassProbability(Answer):
-    """A class, and its calibrated probability."""
-
-    label: str
-    index: int
-    probability: float
-
-
-class Prediction(Answer):
-    """What the model says of one image: its most probable class, and the `top_k` most probable ones."""
-
-    label: str
-    index: int
-    probability: float
-    top_k: list[ClassProbability]
 
 
 class ModelVersion(Answer):
@@ -67,6 +51,11 @@ class PredictAnswer(Prediction):
 
     model: ModelVersion
     timing: Timing
+
+    @classmethod
+    def of(cls, prediction: Prediction, model: ModelVersion, timing: Timing) -> PredictAnswer:
+        """Return a prediction with the model it is from and the time it took."""
+        return cls(**dict(prediction), model=model, timing=timing)
 
 
 class BatchItem(Answer):
