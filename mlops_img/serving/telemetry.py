@@ -35,7 +35,7 @@ STAGE_SECONDS = Histogram(
     "mlops_img_stage_seconds", "Of one image, in decode, queue and model", ("stage",), buckets=SECONDS
 )
 BATCH_IMAGES = Histogram("mlops_img_batch_images", "Images that shared a run of the model", buckets=BATCHES)
-INSIDE = Gauge("mlops_img_images_inside", "Images that wait or are worked on", multiprocess_mode="livesum")
+ADMITTED_IMAGES = Gauge("mlops_img_images_inside", "Images that wait or are worked on", multiprocess_mode="livesum")
 PREDICTED = Counter("mlops_img_predictions", "Images by predicted class", ("label",))
 CONFIDENCE = Histogram("mlops_img_confidence", "Calibrated probability of the predicted class", buckets=SHARES)
 REJECTED = Counter("mlops_img_rejected", "Images and requests that were answered by an error", ("reason",))

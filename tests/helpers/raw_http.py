@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlops_img.serving.errors import Code
-from mlops_img.serving.middleware import SECURITY_HEADERS
+from mlops_img.serving.responses import SECURITY_HEADERS
 
 BOUNDARY = "edge"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"

@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
+import uvicorn
+import uvicorn.loops.auto
+import uvicorn.protocols.http.auto
 
+from mlops_img.serving.protocol import GuardedHttpProtocol
 from tests.helpers.paths import ROOT
 
 READY_WITHIN = 300.0
@@ -55,25 +60,31 @@ def free_port() -> int:
             return port
 
 
+def python_path(folder: Path) -> str:
+    """Return PYTHONPATH with a folder of modules in front."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @contextmanager
-def serving(bundle: Path, folder: Path, **settings: object) -> Iterator[Service]:
-    """Start a service on a bundle, wait until it is ready, and end it with the block.
+def serving(bundle: Path, folder: Path, *, ready: bool = True, **settings: object) -> Iterator[Service]:
+    """Start a service on a bundle, wait until it is ready, and stop it at the end of the block.
 
     Args:
         bundle: to serve.
-        folder: for its log and metrics.
-        settings: as in MLOPS_IMG_..., in small letters; one worker with one thread unless told otherwise.
+        folder: for its log and the modules of plugins.
+        ready: False: do not wait.
+        settings: as in MLOPS_IMG_..., in lower case; by default one worker with one thread.
     """
     wanted = {"bundle": bundle, "workers": 1, "threads": 1, **settings}
     environment = {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
-    home = {"BENTOML_HOME": str(folder / "bentoml")}
-    with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, **environment, **home) as service:
+    environment |= {"BENTOML_HOME": str(folder / "bentoml"), "PYTHONPATH": python_path(folder)}
+    with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, ready=ready, **environment) as service:
         yield service
 
 
 @contextmanager
-def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) -> Iterator[Service]:
-    """Start `bentoml serve` on a service or an archive, wait until it is ready, and end it with the block."""
+def started(what: str | Path, folder: Path, *, cwd: Path, ready: bool = True, **environment: str) -> Iterator[Service]:
+    """Start `bentoml serve` on a service or an archive; otherwise like `serving`."""
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     log = folder / f"service-{port}.log"
@@ -85,7 +96,8 @@ def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) ->
         )  # fmt: skip
     service = Service(f"http://127.0.0.1:{port}", process, log)
     try:
-        _wait_until_ready(service)
+        if ready:
+            _wait_until_ready(service)
         yield service
     finally:
         if process.poll() is None:
@@ -95,6 +107,18 @@ def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) ->
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def restore_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the end of the test undo `replace_uvicorn`."""
+    for name in ("header_timeout", "keep_alive"):
+        monkeypatch.setattr(GuardedHttpProtocol, name, None, raising=False)
+    for module, name in (
+        (uvicorn.protocols.http.auto, "AutoHTTPProtocol"),
+        (uvicorn.loops.auto, "auto_loop_factory"),
+        (uvicorn, "Server"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
 
 
 def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None:

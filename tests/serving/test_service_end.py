@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mlops_img.serving import protocol as wire
+from mlops_img.serving.protocol import IDLE_GRACE
+from mlops_img.serving.supervisor import PID_VARIABLE
 from tests.helpers.hostile_requests import good
 from tests.helpers.hostile_uploads import tiff
 from tests.helpers.raw_http import form, part, request, send
@@ -99,7 +100,7 @@ class Clients:
                     self.answered.append(response.status)
             except http.client.RemoteDisconnected as problem:
                 # An end in order, as long as the client was late: other processes may keep it from the processor.
-                if time.monotonic() - start < wire.LAST_CALL / 2:
+                if time.monotonic() - start < IDLE_GRACE / 2:
                     self.problems.append(repr(problem))
             except (OSError, http.client.HTTPException) as problem:
                 self.problems.append(repr(problem))
@@ -120,6 +121,48 @@ def test_no_connection_is_reset_at_the_end(bundle: Path, tmp_path: Path, workers
         assert clients.problems == []
         assert set(clients.answered) <= {200, 429}
         assert "Traceback" not in service.log.read_text()
+
+
+WAIT_FOR_FILE = """
+import os, pathlib, sys, time
+if {condition}:
+    (pathlib.Path(__file__).parent / "waiting").touch()
+    while not (pathlib.Path(__file__).parent / "go_on").exists():
+        time.sleep(0.02)
+"""
+# Where a worker is held up: when its interpreter starts, or when it loads the application.
+STAGES = {
+    "sitecustomize": "'worker' in ' '.join(sys.orig_argv)",
+    "slow_plugin": f"'{PID_VARIABLE}' in os.environ",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_client_that_waits_while_a_stopped_worker_loads_is_answered(bundle: Path, tmp_path: Path, stage: str) -> None:
+    (tmp_path / f"{stage}.py").write_text(WAIT_FOR_FILE.format(condition=STAGES[stage]))
+    plugins = {"plugins": stage} if stage == "slow_plugin" else {}
+    with serving(bundle, tmp_path, ready=False, **plugins) as service:
+        until((tmp_path / "waiting").exists)
+        address = ("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
+        with socket.create_connection(address, timeout=120) as client:
+            client.sendall(request(line="GET /model HTTP/1.1", length=None))
+            service.process.send_signal(signal.SIGTERM)
+            until(lambda: refuses(address))  # the supervisor has closed its socket; a worker still holds it
+            (tmp_path / "go_on").touch()
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert response.status == 200
+            assert b"test_resnet" in response.read()
+        assert service.process.wait(120) == 0
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    """Return whether no new connection is made: the kernel drops the requests for it."""
+    try:
+        socket.create_connection(address, timeout=0.5).close()
+    except OSError:
+        return True
+    return False
 
 
 def test_damaged_tiffs_leave_nothing_in_the_log_but_json(bundle: Path, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from mlops_img.bundle.predictor import Predictor, load
 from mlops_img.serving import libtiff
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.app import build_app
-from mlops_img.serving.engine import Answered
+from mlops_img.serving.engine import TimedPrediction
 from mlops_img.serving.errors import Code, RequestError
-from mlops_img.serving.middleware import Guard
+from mlops_img.serving.middleware import with_middleware
 from mlops_img.serving.settings import Settings
-from mlops_img.serving.state import State
 from mlops_img.serving.uploads import prepare_upload
+from mlops_img.serving.worker import Worker
 from tests.helpers.hostile_requests import CHARSETS, image
 from tests.helpers.hostile_uploads import encoded, picture, sound, tiff
 from tests.helpers.raw_http import FORM, form, part
@@ -37,17 +37,17 @@ def predictor(trained: Path) -> Predictor:
 def client(predictor: Predictor) -> Iterator[TestClient]:
     """The service, with an engine that computes in the test's own thread."""
 
-    async def predict(data: bytes, top_k: int) -> Answered:
+    async def predict(data: bytes, top_k: int) -> TimedPrediction:
         pixels = prepare_upload(predictor, data, 10**6)
         prediction = predictor.interpret(predictor.run(pixels.unsqueeze(0))[0], top_k)[0]
-        return Answered(prediction, 0.0, 0.0, 0.0)
+        return TimedPrediction(prediction, 0.0, 0.0, 0.0)
 
     settings = Settings()
     engine: Any = SimpleNamespace(
         predictor=predictor, settings=settings, admission=Admission(64, 10.0), predict=predict
     )
     app = build_app(engine)
-    with TestClient(Guard(app, State(settings, engine=engine, app=app))) as made:
+    with TestClient(with_middleware(app, Worker(settings, engine=engine, app=app))) as made:
         yield made
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import uvicorn
 
-from mlops_img.serving import protocol as wire
+from mlops_img.serving import protocol as protocol_module
 from mlops_img.serving import server as server_module
 from mlops_img.serving import transport
 from mlops_img.serving.listening import drop_new_connections
-from mlops_img.serving.server import DrainingServer, is_ending
+from mlops_img.serving.protocol import GuardedHttpProtocol
+from mlops_img.serving.server import DrainingServer, is_draining
 from tests.helpers.service_process import until
 
 HOST = b"Host: here\r\n"
@@ -42,9 +43,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def running(patience: float = 30.0, *, drop: bool = True) -> Iterator[tuple[DrainingServer, Any]]:
+def running(header_timeout: float = 30.0, *, drop: bool = True) -> Iterator[tuple[DrainingServer, Any]]:
     """Run a server in a thread; yields it and its address. At its end the kernel drops new connections first."""
-    protocol = type("Protocol", (wire.Wire,), {"patience": patience, "keep_alive": 75.0})
+    protocol = type("Protocol", (GuardedHttpProtocol,), {"header_timeout": header_timeout, "keep_alive": 75.0})
     config = uvicorn.Config(application, http=protocol, loop="asyncio", lifespan="off", log_config=None)
     server = DrainingServer(config)
     listening = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -217,7 +218,7 @@ def test_body_that_was_refused_is_not_read_for_ever(address: Any) -> None:
 
 
 def test_body_that_was_refused_and_does_not_come_ends_the_connection() -> None:
-    with running(patience=0.5) as (_, address):
+    with running(header_timeout=0.5) as (_, address):
         received = exchange(address, b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n" + b"x")
         assert statuses(received) == [413]
 
@@ -264,7 +265,7 @@ def test_end_of_the_server_resets_nobody() -> None:
                     response.read()
             except http.client.RemoteDisconnected as problem:
                 # An end in order, as long as the client was late: other processes may keep it from the processor.
-                if time.monotonic() - start < wire.LAST_CALL / 2:
+                if time.monotonic() - start < protocol_module.IDLE_GRACE / 2:
                     problems.append(problem)
             except Exception as problem:
                 problems.append(problem)
@@ -291,7 +292,7 @@ def test_connections_that_wait_at_the_end_are_answered(monkeypatch: pytest.Monke
             for client in clients:
                 client.sendall(CLOSE)
 
-    monkeypatch.setattr(server_module, "_rounds", late)
+    monkeypatch.setattr(server_module, "_pass_rounds", late)
     with running(drop=False) as (_, address):
         pass
     assert len(clients) == 20
@@ -301,11 +302,11 @@ def test_connections_that_wait_at_the_end_are_answered(monkeypatch: pytest.Monke
 
 
 def test_request_that_comes_after_the_end_has_begun_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "LAST_CALL", 60.0)
+    monkeypatch.setattr(protocol_module, "IDLE_GRACE", 60.0)
     with running() as (server, address), socket.create_connection(address, timeout=60) as late:
         until(lambda: server.server_state.connections, within=60)
         server.should_exit = True
-        until(lambda: is_ending(server.server_state), within=60)
+        until(lambda: is_draining(server.server_state), within=60)
         late.sendall(GET)
         received = late.recv(1000)
         assert statuses(received) == [200]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlops_img.serving.middleware import SECURITY_HEADERS
+from mlops_img.serving.responses import SECURITY_HEADERS
 from mlops_img.serving.routes import BENTOML, HEALTH, OTHER, PAGE
 from tests.helpers.hostile_uploads import sound
 from tests.helpers.raw_http import form, part, request, send
