@@ -18,7 +18,7 @@ from mlops_img.serving import telemetry
 from mlops_img.serving.admission import Reservation
 from mlops_img.serving.engine import Engine, TimedPrediction
 from mlops_img.serving.errors import STATUS, Code, RequestError
-from mlops_img.serving.forms import UNREADABLE, FormRoute
+from mlops_img.serving.forms import FormRoute
 from mlops_img.serving.openapi import describe_model, openapi
 from mlops_img.serving.responses import MESSAGES, error_of_status, error_response
 from mlops_img.serving.routes import HEALTH, PAGE, PublicRoute, add_extensions
@@ -169,6 +169,6 @@ def _answer_invalid(request: Request, error: RequestValidationError) -> Response
 
 
 def _answer_http(request: Request, error: HTTPException) -> Response:
-    return _answer_error(
-        request, error_of_status(error.status_code, UNREADABLE, allow=(error.headers or {}).get("Allow"))
-    )
+    message = f"{str(error.detail).rstrip('.')}."
+    allow = (error.headers or {}).get("Allow")
+    return _answer_error(request, error_of_status(error.status_code, message, allow=allow))

@@ -29,12 +29,12 @@ REASONS = (
     ("header size", Code.TOO_LARGE, "A header of a part, such as its file name, is too long: at most 4,000 bytes."),
     ("header count", Code.TOO_LARGE, "A part has too many headers: at most 8."),
     ("Boundary length", Code.BAD_REQUEST, "The boundary is too long: at most 256 characters."),
-    ("Missing boundary", Code.BAD_REQUEST, "The form cannot be read: send multipart/form-data with a boundary."),
+    ("Missing boundary", Code.BAD_REQUEST, "The form cannot be parsed: send multipart/form-data with a boundary."),
     ('"name" must be', Code.BAD_REQUEST, "A part of the form has no name in its Content-Disposition header."),
-    ("boundary", Code.BAD_REQUEST, "The form does not use the boundary that its Content-Type header names."),
-    ("header", Code.BAD_REQUEST, "The headers of a part of the form cannot be read."),
+    ("boundary", Code.BAD_REQUEST, "The form does not use the boundary in its Content-Type header."),
+    ("header", Code.BAD_REQUEST, "The headers of a part of the form cannot be parsed."),
 )
-UNREADABLE = "The form cannot be read: send multipart/form-data with a boundary."
+UNREADABLE = "The form cannot be parsed: send multipart/form-data with a boundary."
 
 
 class FormRoute(APIRoute):

@@ -87,7 +87,7 @@ def test_form_is_refused_by_its_reason(client: TestClient, parts: list[bytes], s
     [
         ("multipart/form-data", "send multipart/form-data with a boundary"),
         (f"multipart/form-data; boundary={'b' * 300}", "The boundary is too long: at most 256 characters."),
-        ("multipart/form-data; boundary=other", "does not use the boundary that its Content-Type header names"),
+        ("multipart/form-data; boundary=other", "does not use the boundary in its Content-Type header"),
     ],
 )
 def test_boundary_that_is_wrong_is_named(client: TestClient, kind: str, said: str) -> None:
