@@ -1,4 +1,4 @@
-"""A real service: `bentoml serve` as a process of its own, on a free port."""
+"""A real service: `bentoml serve` in another process, on a free port."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ READY_WITHIN = 300.0
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs.
+    """A running service.
 
     Attributes:
-        url: of it.
-        process: the supervisor; its children are the workers.
-        log: the file of all it printed.
+        url: URL of the service.
+        process: the supervisor; the workers are its children.
+        log: file with its output.
     """
 
     url: str
@@ -48,10 +48,10 @@ class Service:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on.
+    """Return a port that no process listens on.
 
-    It lies below those that the system gives to outgoing connections, of which the tests beside make many: one of
-    them would take it before the service does.
+    It is below the ports of outgoing connections, of which other tests make many: one of them could otherwise take it
+    before the service does.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -70,7 +70,7 @@ def serving(bundle: Path, folder: Path, *, ready: bool = True, **settings: objec
     """Start a service on a bundle, wait until it is ready, and stop it at the end of the block.
 
     Args:
-        bundle: to serve.
+        bundle: folder of the bundle.
         folder: for its log and the modules of plugins.
         ready: False: do not wait.
         settings: as in MLOPS_IMG_..., in lower case; by default one worker with one thread.
@@ -122,7 +122,7 @@ def restore_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None:
-    """Wait until a condition holds, and fail if it does not."""
+    """Wait until a condition holds; fail after `within` seconds."""
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s"

@@ -14,7 +14,7 @@ from mlops_img.bundle.predictor import load
 from mlops_img.serving.engine import BATCHES_AHEAD, Engine
 from mlops_img.serving.settings import Settings
 
-WITHIN = 60.0
+TIMEOUT = 60.0
 BATCH = 2
 
 
@@ -29,7 +29,7 @@ def test_decoding_is_limited_to_a_few_batches_ahead_of_the_model(
 
     def gated(images: Tensor) -> tuple[Tensor, Tensor]:
         runs.append(len(images))
-        assert gate.acquire(timeout=WITHIN)
+        assert gate.acquire(timeout=TIMEOUT)
         return run(images)
 
     async def scenario() -> None:
@@ -44,21 +44,21 @@ def test_decoding_is_limited_to_a_few_batches_ahead_of_the_model(
 
         monkeypatch.setattr(engine, "_decode", counted)
         monkeypatch.setattr(engine._batcher, "run", gated)
-        asked = [asyncio.create_task(engine.predict(sample, 1)) for _ in range(20)]
+        tasks = [asyncio.create_task(engine.predict(sample, 1)) for _ in range(20)]
         while len(decoded) < BATCHES_AHEAD * BATCH:
             await asyncio.sleep(0.01)
         held = time.perf_counter()
         await asyncio.get_running_loop().run_in_executor(engine._decoders, int)  # behind all that was to be decoded
         assert len(decoded) == BATCHES_AHEAD * BATCH
-        asked.pop().cancel()  # before it was decoded
+        tasks.pop().cancel()  # before it was decoded
         held = time.perf_counter() - held
         gate.release(100)
-        answers = await asyncio.gather(*asked)
+        answers = await asyncio.gather(*tasks)
         assert len({answer.prediction.label for answer in answers}) == 1
         assert len(decoded) == 19
         assert max(answer.queue for answer in answers) >= held, "the wait before decoding counts as queueing"
         await engine.close()
 
-    asyncio.run(asyncio.wait_for(scenario(), WITHIN))
+    asyncio.run(asyncio.wait_for(scenario(), TIMEOUT))
     assert sum(runs) == 19
     assert max(runs) == BATCH

@@ -70,10 +70,11 @@ def test_idle_connection_is_kept_for_the_configured_time() -> None:
         with socket.create_connection(listening.getsockname(), timeout=10) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 204")
+            (connection,) = server.server_state.connections
+            assert getattr(connection, "timeout_keep_alive") == 1.2  # noqa: B009  # of uvicorn's HTTP protocols only
             start = time.perf_counter()
             assert client.recv(1000) == b""
-            # uvicorn's own would be 5 seconds.
-            assert 1.0 < time.perf_counter() - start < 4.0
+            assert time.perf_counter() - start > 1.0
     finally:
         server.should_exit = True
         thread.join()

@@ -1,4 +1,4 @@
-"""The beginning and the end of the service's processes: a port in use, a killed supervisor, and clients at the end."""
+"""Start and shutdown of the processes: a port in use, a killed supervisor, and clients during a shutdown."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def bundle(trained: Path) -> Path:
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
-    """A port on which somebody else listens."""
+def used_port() -> Iterator[int]:
+    """A port that another socket listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
 
 
-def test_port_in_use_is_one_line(bundle: Path, tmp_path: Path, taken: int) -> None:
-    ended = serve(tmp_path, port=taken, bundle=bundle)
+def test_port_in_use_is_one_line(bundle: Path, tmp_path: Path, used_port: int) -> None:
+    ended = serve(tmp_path, port=used_port, bundle=bundle)
     assert ended.returncode == 2
     assert ended.stderr == (
-        f"error: port {taken} is in use. Stop the other process or choose another port: "
+        f"error: port {used_port} is in use. Stop the other process or choose another port: "
         "bentoml serve --port <number>, or PORT=<number>\n"
     )
     assert ended.stdout == ""
@@ -57,7 +57,7 @@ def alive(process: int) -> bool:
     return state != "Z"
 
 
-def test_workers_end_with_a_killed_supervisor_and_free_the_port(bundle: Path, tmp_path: Path) -> None:
+def test_workers_of_a_killed_supervisor_end_and_free_the_port(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path, workers=2) as service:
         until(lambda: service.log.read_text().count("initialized") == 2)
         workers = service.workers()
@@ -75,7 +75,7 @@ def test_workers_end_with_a_killed_supervisor_and_free_the_port(bundle: Path, tm
 
 
 class Clients:
-    """Clients that connect again and again until they are refused, and what became of their connections."""
+    """Clients that connect repeatedly until they are refused, and the outcomes of their connections."""
 
     def __init__(self, service: Service) -> None:
         self.address = ("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
@@ -99,7 +99,7 @@ class Clients:
                     response.read()
                     self.answered.append(response.status)
             except http.client.RemoteDisconnected as problem:
-                # An end in order, as long as the client was late: other processes may keep it from the processor.
+                # Correct if the client was late: on a busy machine it may not have been scheduled in time.
                 if time.monotonic() - start < IDLE_GRACE / 2:
                     self.problems.append(repr(problem))
             except (OSError, http.client.HTTPException) as problem:
@@ -107,7 +107,7 @@ class Clients:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_connection_is_reset_at_the_end(bundle: Path, tmp_path: Path, workers: int) -> None:
+def test_shutdown_resets_no_connection(bundle: Path, tmp_path: Path, workers: int) -> None:
     with serving(bundle, tmp_path, workers=workers, timeout=60) as service:
         until(lambda: service.log.read_text().count("initialized") == workers)
         clients = Clients(service)
@@ -138,7 +138,9 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_client_that_waits_while_a_stopped_worker_loads_is_answered(bundle: Path, tmp_path: Path, stage: str) -> None:
+def test_queued_client_is_answered_if_a_worker_is_stopped_while_it_loads(
+    bundle: Path, tmp_path: Path, stage: str
+) -> None:
     (tmp_path / f"{stage}.py").write_text(WAIT_FOR_FILE.format(condition=STAGES[stage]))
     plugins = {"plugins": stage} if stage == "slow_plugin" else {}
     with serving(bundle, tmp_path, ready=False, **plugins) as service:
@@ -165,7 +167,7 @@ def refuses(address: tuple[str, int]) -> bool:
     return False
 
 
-def test_damaged_tiffs_leave_nothing_in_the_log_but_json(bundle: Path, tmp_path: Path) -> None:
+def test_damaged_tiffs_write_nothing_but_json_to_the_log(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path) as service:
         for _ in range(3):
             answer = send(service.url, request(form(part(tiff(64, 64, b"\xff" * 4000)))))

@@ -18,7 +18,7 @@ from mlops_img.serving.settings import Settings, cores, read_settings, read_toke
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the settings of whoever runs the tests."""
+    """Remove settings from the environment of the test run."""
     for variable in os.environ:
         if variable.startswith("MLOPS_IMG_") or variable == "PORT":
             monkeypatch.delenv(variable)

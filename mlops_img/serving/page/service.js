@@ -24,7 +24,7 @@ export function useToken(given) {
   token = given;
   try {
     sessionStorage.setItem("token", given);
-  } catch { /* without storage the token is asked for again */ }
+  } catch { /* without storage, the page asks for the token again */ }
 }
 
 function storedToken() {
