@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlops_img.bundle.predictor import Prediction, Predictor, load
+    from mlops_img.bundle.prediction import Prediction
+    from mlops_img.bundle.predictor import Predictor, load
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Predictor", "__version__", "load"]

@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
+import uvicorn
+import uvicorn.loops.auto
+import uvicorn.protocols.http.auto
 
+from mlops_img.serving.protocol import GuardedHttpProtocol
 from tests.helpers.paths import ROOT
 
 READY_WITHIN = 300.0
@@ -63,29 +68,35 @@ def free_port() -> int:
             return port
 
 
+def python_path(folder: Path) -> str:
+    """Return PYTHONPATH with a folder of modules in front."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @contextmanager
-def serving(bundle: Path, folder: Path, **settings: object) -> Iterator[Service]:
-    """Start a service on a bundle, wait until it is ready, and end it with the block.
+def serving(bundle: Path, folder: Path, *, ready: bool = True, **settings: object) -> Iterator[Service]:
+    """Start a service on a bundle, wait until it is ready, and stop it at the end of the block.
 
     Args:
         bundle: to serve.
-        folder: for its log and metrics.
-        settings: as in MLOPS_IMG_..., in small letters; unless told otherwise one worker with one thread, which has
-            a minute for an answer: other processes may keep the machine busy.
+        folder: for its log and the modules of plugins.
+        ready: False: do not wait.
+        settings: as in MLOPS_IMG_..., in lower case; by default one worker with one thread, which has a minute for an
+            answer: other processes may keep the machine busy.
     """
     wanted = {"bundle": bundle, "workers": 1, "threads": 1, "timeout": 60, **settings}
     environment = {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
-    home = {"BENTOML_HOME": str(folder / "bentoml")}
-    with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, **environment, **home) as service:
+    environment |= {"BENTOML_HOME": str(folder / "bentoml"), "PYTHONPATH": python_path(folder)}
+    with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, ready=ready, **environment) as service:
         yield service
 
 
 @contextmanager
-def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) -> Iterator[Service]:
+def started(what: str | Path, folder: Path, *, cwd: Path, ready: bool = True, **environment: str) -> Iterator[Service]:
     """Start `bentoml serve` on a service or an archive, wait until it is ready, and end it with the block."""
     service = _start(what, folder, cwd, environment)
-    while not _is_ready(service):
-        # Another process may have taken the port between the look at it and the start.
+    while ready and not _is_ready(service):
+        # Another process may have taken the port between the check and the start.
         assert f"port {service.url.rpartition(':')[2]} is in use" in service.log.read_text(), service.log.read_text()
         service = _start(what, folder, cwd, environment)
     try:
@@ -115,6 +126,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def restore_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the end of the test undo `replace_uvicorn`."""
+    for name in ("header_timeout", "keep_alive"):
+        monkeypatch.setattr(GuardedHttpProtocol, name, None, raising=False)
+    for module, name in (
+        (uvicorn.protocols.http.auto, "AutoHTTPProtocol"),
+        (uvicorn.loops.auto, "auto_loop_factory"),
+        (uvicorn, "Server"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
 
 
 def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None:

@@ -1,4 +1,4 @@
-"""The service: what it answers, and that it answers what evaluation says."""
+"""Predictions of the service equal those of the library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def photos(trained: Path) -> list[Path]:
     return [next((trained / "photos" / kind).iterdir()) for kind in ("circle", "square", "stripes")]
 
 
-def test_prediction_is_that_of_the_library(service: Service, portable: Path, photos: list[Path]) -> None:
+def test_prediction_equals_that_of_the_library(service: Service, portable: Path, photos: list[Path]) -> None:
     model = mlops_img.load(portable)
     for path in photos:
         answer = httpx.post(
@@ -40,7 +40,7 @@ def test_prediction_is_that_of_the_library(service: Service, portable: Path, pho
         assert set(answer["timing"]) == {"decode_ms", "queue_ms", "model_ms", "total_ms"}
 
 
-def test_one_bad_image_spoils_only_its_own_result(service: Service, photos: list[Path]) -> None:
+def test_bad_image_affects_only_its_own_result(service: Service, photos: list[Path]) -> None:
     files = [("images", (path.name, path.read_bytes())) for path in photos]
     files.insert(1, ("images", ("bad.jpg", photos[0].read_bytes()[:200])))
     results = httpx.post(f"{service.url}/predict_batch", files=files, timeout=60).json()["results"]
