@@ -12,7 +12,9 @@ from mlops_img.compression.capture import ExportableModel
 from mlops_img.compression.measure import Macs, Outputs, count_macs, run_over
 from mlops_img.compression.quantize import calibration_rows
 from mlops_img.config.export import ExportConfig
-from mlops_img.data.loader import Batch, Plan, load_batches, ordered_plans, skip_or_raise
+from mlops_img.data.batch import Batch
+from mlops_img.data.loader import handle_bad_images, make_loader
+from mlops_img.data.sampler import BatchIndices, sequential_batches
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.evaluation.trained import FinishedRun
@@ -98,19 +100,19 @@ class Validation:
     def __call__(self) -> Iterator[Batch]:
         """Read the images in order, each once; one that cannot be decoded is skipped or an error, as in the run."""
         images = self.run.dataset.val
-        return _read(self.run, images, ordered_plans(len(images), BATCH))
+        return _read(self.run, images, sequential_batches(len(images), BATCH))
 
 
 def _calibration(run: FinishedRun, config: ExportConfig) -> list[Tensor]:
     images = run.dataset.train
     rows = calibration_rows(images.labels, config.quantize.calibration_images, run.config.seed)
-    plans = [Plan(0, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
-    return [batch.images for batch in _read(run, images, plans)]
+    sampler = [BatchIndices(0, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+    return [batch.images for batch in _read(run, images, sampler)]
 
 
-def _read(run: FinishedRun, images: ImageSet, plans: list[Plan]) -> Iterator[Batch]:
+def _read(run: FinishedRun, images: ImageSet, sampler: list[BatchIndices]) -> Iterator[Batch]:
     preprocessing = run.trained.preprocessing
     workers = run.evaluator().workers
-    loaded = load_batches(images, preprocessing.crop, plans, decode=preprocessing.decode, workers=workers)
+    loaded = make_loader(images, preprocessing.crop, sampler, decode=preprocessing.decode, workers=workers)
     skipped: dict[str, str] | None = {} if run.config.data.on_bad_image == "skip" else None
-    return skip_or_raise(loaded, images, skipped, least=0)
+    return handle_bad_images(loaded, images, skipped, min_images=0)

@@ -18,7 +18,7 @@ from mlops_img.bundle.manifest import Quality
 from mlops_img.bundle.programs import Runner
 from mlops_img.compression.capture import ExportableModel, example_images
 from mlops_img.core.memory import freed_memory_kept
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.evaluation.confidence import top1_interval
 from mlops_img.evaluation.metrics import METRICS, Predictions, evaluation
 from mlops_img.monitoring.reference import image_statistics

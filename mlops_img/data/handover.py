@@ -1,8 +1,8 @@
-"""How a batch gets from a worker to the training process: in shared memory, or where there is too little, in a pipe.
+"""Sending a batch from a worker to the training process: in shared memory, or through a pipe if there is too little.
 
-PyTorch sends tensors in shared memory (/dev/shm on Linux, 64 MB in a Docker container). Where that is full, its worker
-drops the batch and the training process waits for it for ever. Here the worker finds out before it sends, and puts the
-pixels themselves into the pipe: slower, and the same to the bit.
+PyTorch sends tensors in shared memory (/dev/shm on Linux, 64 MB in a Docker container). If that is full, its worker
+drops the batch and the training process waits for it forever. Here the worker detects that before it sends, and puts
+the pixels themselves into the pipe: slower, and bit for bit the same.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import pickle
 from collections.abc import Callable
 from functools import cache
 from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-if TYPE_CHECKING:
-    from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +36,11 @@ class Parcel:
 
 
 def hand_over(batch: Batch) -> Batch | Parcel:
-    """Return what a worker puts into its queue for a batch; outside of workers, the batch itself."""
+    """Return what a worker puts into its queue for a batch; outside of a worker, the batch itself."""
     if get_worker_info() is None:
         return batch
     try:
-        # This is what allocates the shared memory. Left to the queue, an error would be in a thread that drops it.
+        # This allocates the shared memory. In the queue's own thread an error would be lost.
         return Parcel(pickle.loads, bytes(ForkingPickler.dumps(batch)))
     except (OSError, RuntimeError) as error:
         pixels = batch.images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -51,9 +50,7 @@ def hand_over(batch: Batch) -> Batch | Parcel:
 def _from_arrays(
     pixels: NDArray[Any], labels: NDArray[Any], rows: NDArray[Any], bad: list[tuple[int, str]], reason: str
 ) -> Batch:
-    """Make the batch again: `pixels` are uint8 (n, h, w, 3)."""
-    from mlops_img.data.loader import Batch
-
+    """Rebuild the batch from `pixels`, uint8 (n, h, w, 3)."""
     _warn_once(reason.rpartition(">: ")[2])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return Batch(images, torch.from_numpy(labels), torch.from_numpy(rows), bad)

@@ -17,7 +17,8 @@ from mlops_img.core.files import write_json
 from mlops_img.core.memory import freed_memory_kept
 from mlops_img.core.precision import Precision, to_device
 from mlops_img.data.dataset import Dataset
-from mlops_img.data.loader import load_batches, loader_workers, ordered_plans, skip_or_raise
+from mlops_img.data.loader import handle_bad_images, loader_workers, make_loader
+from mlops_img.data.sampler import sequential_batches
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.evaluation.confidence import small_split_warning
 from mlops_img.evaluation.metrics import Predictions, evaluation, fit_temperature, predict
@@ -58,15 +59,15 @@ class Evaluator:
             UserError: an image cannot be decoded and `skip_bad` is False.
         """
         skipped: dict[str, str] = {}
-        batches = load_batches(
+        batches = make_loader(
             images,
             self.preprocessing.crop,
-            ordered_plans(len(images), self.batch_size),
+            sequential_batches(len(images), self.batch_size),
             decode=self.preprocessing.decode,
             workers=self.workers,
             device=self.precision.device,
         )
-        checked = skip_or_raise(batches, images, skipped if self.skip_bad else None, least=0)
+        checked = handle_bad_images(batches, images, skipped if self.skip_bad else None, min_images=0)
         return predict(model, checked, self.preprocessing, self.precision), skipped
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlops_img.core.precision import Precision
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confidence import top1_interval
 from mlops_img.evaluation.confusion import count_confusion, store_confusion

@@ -17,7 +17,7 @@ from mlops_img.core.memory import freed_memory_kept
 from mlops_img.core.precision import Precision
 from mlops_img.core.seeding import seed_step
 from mlops_img.data.augment import BatchAugment
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import StoppedOnRequest
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState

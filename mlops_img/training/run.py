@@ -12,7 +12,7 @@ import torch
 
 from mlops_img.config.train import Config
 from mlops_img.core.files import point_link, write_json
-from mlops_img.data.loader import skip_or_raise
+from mlops_img.data.loader import handle_bad_images
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confidence import with_interval
 from mlops_img.evaluation.evaluator import evaluate_splits, load_trained, read_pixels, warn_of_few_images
@@ -144,7 +144,7 @@ def _train(run: RunContext) -> None:
     }
     checkpoints = Checkpoints(run.folder.checkpoints, config.train.keep_checkpoints, about)
     skipped = run.skipped if config.data.on_bad_image == "skip" else None
-    batches = skip_or_raise(training_batches(setup), images, skipped)
+    batches = handle_bad_images(training_batches(setup), images, skipped)
     if config.train.profile_steps:
         batches = profiled(batches, run.folder.path / "profile", config.train.profile_steps)
     with StopRequest() as stop:

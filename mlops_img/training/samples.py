@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mlops_img.core.files import write_atomically
 from mlops_img.core.seeding import seed_step
-from mlops_img.data.loader import ShuffledPlans, load_batches
+from mlops_img.data.loader import make_loader
+from mlops_img.data.sampler import ShuffledBatchSampler
 from mlops_img.reporting.figures import percent
 from mlops_img.reporting.pictures import contact_sheet
 from mlops_img.runs.folder import RunFolder
@@ -38,8 +39,8 @@ def augmented_images(setup: Setup) -> tuple[list[NDArray[np.uint8]], Tensor]:
     """
     train, recipe = setup.dataset.train, setup.recipe
     count = min(SHOWN, len(train))
-    plans = ShuffledPlans(len(train), count, per_epoch=1, seed=setup.config.seed, start=0, stop=1)
-    (batch,) = load_batches(train, setup.augment, plans, decode=recipe.preprocessing.decode, seed=setup.config.seed)
+    sampler = ShuffledBatchSampler(len(train), count, per_epoch=1, seed=setup.config.seed, start=0, stop=1)
+    (batch,) = make_loader(train, setup.augment, sampler, decode=recipe.preprocessing.decode, seed=setup.config.seed)
     if not len(batch.labels):
         return [], batch.labels
     seed_step(setup.config.seed, 0)

@@ -17,8 +17,10 @@ from mlops_img.config.train import Config
 from mlops_img.core.precision import choose_device, choose_precision, set_tf32, to_device
 from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import BatchAugment, ImageAugment
+from mlops_img.data.batch import Batch
 from mlops_img.data.dataset import Dataset, load_dataset
-from mlops_img.data.loader import Batch, ShuffledPlans, load_batches
+from mlops_img.data.loader import make_loader
+from mlops_img.data.sampler import ShuffledBatchSampler
 from mlops_img.errors import UserError
 from mlops_img.evaluation.evaluator import Evaluator
 from mlops_img.models.build import build_model, normalization
@@ -138,7 +140,7 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
     """Return the batches from the step on that `setup.state` has reached, to the run's end."""
     config, images = setup.config, setup.dataset.train
     parts = config.train.accumulate
-    plans = ShuffledPlans(
+    sampler = ShuffledBatchSampler(
         size=len(images),
         batch_size=config.train.batch_size,
         per_epoch=setup.intervals.epoch * parts,  # whole steps, so that an epoch's end is always a step's
@@ -147,10 +149,10 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
         stop=setup.intervals.total * parts,
     )
     device = setup.recipe.precision.device
-    return load_batches(
+    return make_loader(
         images,
         setup.augment,
-        plans,
+        sampler,
         decode=setup.recipe.preprocessing.decode,
         seed=config.seed,
         workers=setup.evaluator.workers,

@@ -20,7 +20,7 @@ from mlops_img.compression.contents import candidates_table
 from mlops_img.compression.measure import cosine, run_over, top1_drop
 from mlops_img.compression.onnx import check_onnx, write_onnx
 from mlops_img.compression.quantize import calibration_rows, quantize
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import UserError
 from mlops_img.evaluation.metrics import Predictions
 from mlops_img.monitoring.reference import FILE, STATISTICS, image_statistics, write_reference

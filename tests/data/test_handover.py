@@ -18,7 +18,9 @@ import torch
 
 from mlops_img.config.data import FolderConfig
 from mlops_img.data import handover
-from mlops_img.data.loader import Batch, load_batches, ordered_plans, skip_or_raise
+from mlops_img.data.batch import Batch
+from mlops_img.data.loader import handle_bad_images, make_loader
+from mlops_img.data.sampler import sequential_batches
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.data.sources.registry import open_source
 from mlops_img.errors import UserError
@@ -35,7 +37,7 @@ def images(shared_shapes: Path) -> ImageSet:
 
 
 def read_all(images: ImageSet, workers: int) -> list[Batch]:
-    return list(load_batches(images, PREPROCESSING.crop, ordered_plans(60, 8), workers=workers))
+    return list(make_loader(images, PREPROCESSING.crop, sequential_batches(60, 8), workers=workers))
 
 
 def assert_equal(batches: list[Batch], expected: list[Batch]) -> None:
@@ -91,11 +93,11 @@ def test_without_room_for_locks_images_are_read_in_this_process(
 
 def test_killed_worker_is_one_line(images: ImageSet) -> None:
     def batches() -> Iterator[Batch]:
-        loader = load_batches(images, kill_this_process, ordered_plans(60, 8), workers=1)
+        loader = make_loader(images, kill_this_process, sequential_batches(60, 8), workers=1)
         yield from loader
 
-    with pytest.raises(UserError, match=r"a process that reads images was ended from outside .*data.workers="):
-        list(skip_or_raise(batches(), images, None))
+    with pytest.raises(UserError, match=r"a process that reads images was killed from outside .*data.workers="):
+        list(handle_bad_images(batches(), images, None))
 
 
 def kill_this_process(image: Any) -> torch.Tensor:
@@ -119,11 +121,11 @@ def test_small_dev_shm(shared_shapes: Path, tmp_path: Path, size: str) -> None:
     script.write_text(
         "import sys\n"
         "from pathlib import Path\n"
-        "from tests.data.test_handover import FolderConfig, assert_equal, open_source, ordered_plans\n"
-        "from tests.data.test_handover import Preprocessing, load_batches\n"
+        "from tests.data.test_handover import FolderConfig, assert_equal, open_source, sequential_batches\n"
+        "from tests.data.test_handover import Preprocessing, make_loader\n"
         f"images = open_source(FolderConfig(root={str(shared_shapes)!r})).table().splits['train']\n"
         "crop = Preprocessing(224, 1.0, (0.5,) * 3, (0.25,) * 3).crop\n"
-        "one, other = (list(load_batches(images, crop, ordered_plans(60, 10), workers=n)) for n in (0, 2))\n"
+        "one, other = (list(make_loader(images, crop, sequential_batches(60, 10), workers=n)) for n in (0, 2))\n"
         "assert_equal(one, other)\n"
         "print('equal')\n"
     )

@@ -19,14 +19,9 @@ from mlops_img.config.data import FolderConfig
 from mlops_img.config.train import AugmentConfig
 from mlops_img.data import loader
 from mlops_img.data.augment import ImageAugment
-from mlops_img.data.loader import (
-    Batch,
-    Plan,
-    ShuffledPlans,
-    load_batches,
-    loader_workers,
-    ordered_plans,
-)
+from mlops_img.data.batch import Batch
+from mlops_img.data.loader import loader_workers, make_loader
+from mlops_img.data.sampler import BatchIndices, ShuffledBatchSampler, sequential_batches
 from mlops_img.data.sources.base import ImageSet, read_file
 from mlops_img.data.sources.registry import open_source
 from mlops_img.preprocessing.transforms import Preprocessing
@@ -42,13 +37,15 @@ def images(shared_shapes: Path) -> ImageSet:
     return open_source(FolderConfig(root=str(shared_shapes))).table().splits["train"]
 
 
-def plans(start: int = 0, stop: int = 14, seed: int = 3) -> ShuffledPlans:
+def plans(start: int = 0, stop: int = 14, seed: int = 3) -> ShuffledBatchSampler:
     """Two epochs of seven batches of eight; four of the 60 images are left over in each."""
-    return ShuffledPlans(size=60, batch_size=8, per_epoch=7, seed=seed, start=start, stop=stop)
+    return ShuffledBatchSampler(size=60, batch_size=8, per_epoch=7, seed=seed, start=start, stop=stop)
 
 
-def read_all(images: ImageSet, wanted: ShuffledPlans | Sequence[Plan], workers: int = 0, seed: int = 3) -> list[Batch]:
-    return list(load_batches(images, ImageAugment(STRONG, PREPROCESSING), wanted, seed=seed, workers=workers))
+def read_all(
+    images: ImageSet, wanted: ShuffledBatchSampler | Sequence[BatchIndices], workers: int = 0, seed: int = 3
+) -> list[Batch]:
+    return list(make_loader(images, ImageAugment(STRONG, PREPROCESSING), wanted, seed=seed, workers=workers))
 
 
 def assert_equal(batches: list[Batch], expected: list[Batch]) -> None:
@@ -97,14 +94,14 @@ def test_another_seed_gives_other_batches(images: ImageSet) -> None:
 
 def test_an_image_is_augmented_anew_in_each_epoch(images: ImageSet) -> None:
     rows = np.arange(8)
-    first, second = read_all(images, [Plan(0, rows), Plan(1, rows)])
+    first, second = read_all(images, [BatchIndices(0, rows), BatchIndices(1, rows)])
     assert torch.equal(first.rows, second.rows)
     assert not any(torch.equal(one, other) for one, other in zip(first.images, second.images, strict=True))
 
 
 def test_an_image_does_not_depend_on_the_others_of_its_batch(images: ImageSet) -> None:
-    (together,) = read_all(images, [Plan(0, np.arange(8))])
-    (alone,) = read_all(images, [Plan(0, np.array([5]))])
+    (together,) = read_all(images, [BatchIndices(0, np.arange(8))])
+    (alone,) = read_all(images, [BatchIndices(0, np.array([5]))])
     assert torch.equal(together.images[5], alone.images[0])
 
 
@@ -127,7 +124,7 @@ def test_batches_do_not_depend_on_the_global_generators(images: ImageSet) -> Non
 
 
 def test_every_image_comes_once_per_epoch() -> None:
-    whole = ShuffledPlans(size=60, batch_size=10, per_epoch=6, seed=0, start=0, stop=18)
+    whole = ShuffledBatchSampler(size=60, batch_size=10, per_epoch=6, seed=0, start=0, stop=18)
     epochs: dict[int, list[int]] = {0: [], 1: [], 2: []}
     for plan in whole:
         epochs[plan.epoch] += plan.rows.tolist()
@@ -149,13 +146,13 @@ def test_shuffled_plans_know_their_number() -> None:
 
 @pytest.mark.parametrize(("size", "sizes"), [(60, [25, 25, 10]), (50, [25, 25]), (1, [1]), (0, [])])
 def test_ordered_plans_visit_each_image_exactly_once_in_order(size: int, sizes: list[int]) -> None:
-    ordered = ordered_plans(size, 25)
+    ordered = sequential_batches(size, 25)
     assert [len(plan.rows) for plan in ordered] == sizes
     assert [row for plan in ordered for row in plan.rows.tolist()] == list(range(size))
 
 
 def test_evaluation_reads_each_image_once_with_the_one_preprocessing(images: ImageSet) -> None:
-    batches = list(load_batches(images, PREPROCESSING.crop, ordered_plans(60, 25), workers=2))
+    batches = list(make_loader(images, PREPROCESSING.crop, sequential_batches(60, 25), workers=2))
     assert [len(batch.labels) for batch in batches] == [25, 25, 10]
     assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(60))
     assert torch.cat([batch.labels for batch in batches]).tolist() == images.labels.tolist()
@@ -191,7 +188,7 @@ def test_a_cpu_that_trains_gets_no_workers_and_a_gpu_some() -> None:
 
 def test_workers_outlive_the_signals_that_ask_the_run_to_stop(images: ImageSet) -> None:
     expected = read_all(images, plans())
-    iterator = iter(load_batches(images, ImageAugment(STRONG, PREPROCESSING), plans(), seed=3, workers=2))
+    iterator = iter(make_loader(images, ImageAugment(STRONG, PREPROCESSING), plans(), seed=3, workers=2))
     batches = [next(iterator)]
     workers = iterator._workers
     assert len(workers) == 2
@@ -225,12 +222,13 @@ def test_a_program_that_fails_while_batches_are_read_ends(shared_shapes: Path) -
     # The iterator stays alive in a global and in the traceback, and the workers ignore SIGTERM.
     program = f"""
 from mlops_img.config.data import FolderConfig
-from mlops_img.data.loader import load_batches, ordered_plans
+from mlops_img.data.loader import make_loader
+from mlops_img.data.sampler import sequential_batches
 from mlops_img.data.sources.registry import open_source
 from mlops_img.preprocessing.transforms import Preprocessing
 images = open_source(FolderConfig(root={str(shared_shapes)!r})).table().splits["train"]
 crop = Preprocessing(24, 0.875, (0.5,) * 3, (0.25,) * 3).crop
-batches = iter(load_batches(images, crop, ordered_plans(60, 4), workers=1))
+batches = iter(make_loader(images, crop, sequential_batches(60, 4), workers=1))
 next(batches)
 raise RuntimeError("nobody catches this")
 """

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mlops_img.core.precision import Precision
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confusion import (
     confused_pairs,

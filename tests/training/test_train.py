@@ -119,7 +119,7 @@ def test_image_in_two_splits_is_refused(train: Train, tmp_path: Path) -> None:
     (tmp_path / "photos/test/circle/copy.jpg").write_bytes(copy)
     outcome = train("data.root=photos")
     assert outcome.code == 2
-    for text in ("the same image lies in two splits", "circle/003.jpg", "circle/copy.jpg", "data.allow_leakage=true"):
+    for text in ("the same image is in two splits", "circle/003.jpg", "circle/copy.jpg", "data.allow_leakage=true"):
         assert text in outcome.err
     assert train("data.root=photos", "data.allow_leakage=true", "train.max_steps=1").code == 0
 

@@ -277,7 +277,7 @@ def test_a_repeated_row_is_left_out_with_a_warning(kaggle: Path, caplog: pytest.
 def test_a_file_in_two_splits_is_left_for_the_check_of_leakage(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text() + "000,circle,test\n")
-    assert "the same image lies in two splits" in refused_csv(kaggle, split_column="part")
+    assert "the same image is in two splits" in refused_csv(kaggle, split_column="part")
 
 
 # Rows without a label.
