@@ -68,7 +68,7 @@ class ImageClassifier:
                 find_device(settings.device, "MLOPS_IMG_DEVICE")
             check_plugins(settings.plugins)
             supervisor.extend_circus()
-            os.environ["MLOPS_IMG_BUNDLE"] = str(local_bundle(settings.bundle))
+            os.environ["MLOPS_IMG_BUNDLE"] = str(local_bundle(settings.bundle, "MLOPS_IMG_BUNDLE"))
         except UserError as error:
             _exit(error)
 

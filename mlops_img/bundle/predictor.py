@@ -11,11 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mlops_img.bundle.folder import read_bundle
 from mlops_img.bundle.manifest import Manifest, Program
 from mlops_img.bundle.prediction import ClassProbability, Prediction
 from mlops_img.bundle.programs import CannotRunError, Runner, load_program
-from mlops_img.core.device import find_device
 from mlops_img.errors import UserError
 from mlops_img.preprocessing.decode import BadImageError
 from mlops_img.preprocessing.transforms import Preprocessing, stack
@@ -24,20 +22,6 @@ log = logging.getLogger(__name__)
 
 # A path; the bytes of a file; a Pillow image; or pixels, uint8 (3, height, width).
 ImageLike = str | Path | bytes | Image.Image | Tensor
-
-
-def load(path: str | Path = "bundles/latest", *, device: str = "auto") -> Predictor:
-    """Open a bundle, check that it is whole, and make its best program for this machine ready.
-
-    Args:
-        path: the bundle's folder.
-        device: auto, cpu, cuda or cuda:<number>.
-
-    Raises:
-        UserError: no bundle, a damaged one, no such device, or no program in it that runs here.
-    """
-    folder = Path(path).resolve()
-    return Predictor(folder, read_bundle(folder), find_device(device, "device"))
 
 
 class Predictor:

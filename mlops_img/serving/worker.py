@@ -32,8 +32,7 @@ class Worker:
         """Load the bundle, which the supervising process has checked, and build the application."""
         import torch
 
-        from mlops_img.bundle.predictor import load
-        from mlops_img.registry.locate import local_bundle
+        from mlops_img.registry.load import load
         from mlops_img.serving import libtiff, telemetry
         from mlops_img.serving.app import build_app
         from mlops_img.serving.engine import Engine
@@ -44,7 +43,7 @@ class Worker:
         self.tokens = read_tokens(self.settings)
         import_plugins(self.settings.plugins)
         torch.set_num_threads(self.settings.threads)
-        predictor = load(local_bundle(self.settings.bundle), device=self.settings.device)
+        predictor = load(self.settings.bundle, device=self.settings.device)
         self.engine = Engine(predictor, self.settings)
         self.app = build_app(self.engine)
 

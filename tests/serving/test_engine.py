@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from mlops_img.bundle.predictor import load
+from mlops_img.registry.load import load
 from mlops_img.serving.engine import BATCHES_AHEAD, Engine
 from mlops_img.serving.settings import Settings
 

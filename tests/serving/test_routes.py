@@ -13,7 +13,8 @@ from fastapi import FastAPI, File, Form, UploadFile
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
-from mlops_img.bundle.predictor import Predictor, load
+from mlops_img.bundle.predictor import Predictor
+from mlops_img.registry.load import load
 from mlops_img.serving import routes, telemetry
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.app import RequestReservation, build_app

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from mlops_img.bundle.predictor import Predictor, load
+from mlops_img.bundle.predictor import Predictor
+from mlops_img.registry.load import load
 from mlops_img.serving import libtiff
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.app import build_app
