@@ -15,6 +15,7 @@ from mlops_img.config.export import ExportConfig
 from mlops_img.data.batch import Batch
 from mlops_img.data.loader import handle_bad_images, make_loader
 from mlops_img.data.sampler import BatchIndices, sequential_batches
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.evaluation.trained import FinishedRun
@@ -114,5 +115,5 @@ def _read(run: FinishedRun, images: ImageSet, sampler: list[BatchIndices]) -> It
     preprocessing = run.trained.preprocessing
     workers = run.evaluator().workers
     loaded = make_loader(images, preprocessing.crop, sampler, decode=preprocessing.decode, workers=workers)
-    skipped: dict[str, str] | None = {} if run.config.data.on_bad_image == "skip" else None
+    skipped = SkippedImages() if run.config.data.on_bad_image == "skip" else None
     return handle_bad_images(loaded, images, skipped, min_images=0)

@@ -1,4 +1,4 @@
-"""A batch of images on its way from the workers to the model."""
+"""A batch of images, as the data loader returns it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Images as the workers decode, crop and augment them.
+    """Images with their labels.
 
     Attributes:
         images: uint8 (n, 3, h, w), channels-last in memory.
         labels: int64 (n,).
-        rows: int64 (n,), the images' places in their ImageSet.
-        bad: (row, reason) of each image that could not be decoded, and so is missing above.
+        rows: int64 (n,), the images' indices in their ImageSet.
+        bad: (row, reason) of each image that could not be decoded and is therefore missing above.
     """
 
     images: Tensor
@@ -24,6 +24,6 @@ class Batch(NamedTuple):
     bad: list[tuple[int, str]]
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its images and labels on the device, copied without waiting."""
+        """Return the batch with its images and labels on the device, copied asynchronously."""
         images = self.images.to(device, non_blocking=True)
         return self._replace(images=images, labels=self.labels.to(device, non_blocking=True))

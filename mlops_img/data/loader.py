@@ -1,4 +1,7 @@
-"""Reading batches with any number of workers; the batches do not depend on their number."""
+"""The data loader: worker processes read, decode and transform the images of each batch.
+
+A batch is a function of its indices and the seed, so it is the same with any number of workers.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.batch import Batch
-from mlops_img.data.handover import hand_over
 from mlops_img.data.sampler import BatchIndices, ShuffledBatchSampler
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.data.sources.base import ImageSet
+from mlops_img.data.transfer import pack_batch
 from mlops_img.errors import UserError
 from mlops_img.preprocessing.decode import BadImageError, decode_rgb
 from mlops_img.preprocessing.transforms import stack
@@ -31,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
 PREFETCH_BATCHES = 4
-LOCKS_PER_WORKER = 12  # more than a worker's queue and events take
+LOCKS_PER_WORKER = 12  # more than the queue and the events of a worker need
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # From a decoded image, uint8 (height, width, 3), to the model's input, uint8 (3, side, side).
@@ -41,7 +45,7 @@ Decode = Callable[[bytes | Image.Image], NDArray[np.uint8]]
 
 
 class ImageBatches(Dataset[Batch]):
-    """Reads, decodes and transforms the images of a batch; the same indices give the same batch in any process."""
+    """Reads, decodes and transforms the images of a batch; the same indices always give the same batch."""
 
     def __init__(self, images: ImageSet, transform: Transform, seed: int = 0, *, decode: Decode = decode_rgb) -> None:
         self.images = images
@@ -68,36 +72,36 @@ class ImageBatches(Dataset[Batch]):
 
 
 class Loader(DataLoader[Batch]):
-    """A DataLoader whose workers ignore Ctrl-C and SIGTERM, and end when the program does.
+    """A DataLoader whose workers survive SIGINT and SIGTERM, and end when the program does.
 
-    Both signals reach the whole process group; the main process decides when to stop, and needs its batches until it
-    has saved. PyTorch ends the workers when an iterator is dropped. If one is still referenced, by a global or by the
-    traceback of an uncaught error, Python would wait for its workers forever.
+    Both signals reach the whole process group. The main process decides when to stop, and needs batches until it has
+    saved. Torch ends the workers when their iterator is garbage collected; an iterator that is still referenced, by a
+    global or by the traceback of an uncaught exception, would make Python wait for its workers forever at exit.
     """
 
-    reading: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+    active_iterators: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
 
     def __iter__(self) -> Any:
         if not self.num_workers:
             return super().__iter__()
-        # Workers inherit the blocked signals, so that none dies between its start and its first line.
+        # Workers inherit the signal mask, so that none is killed before it ignores the signals itself.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            _try_locks(LOCKS_PER_WORKER * (self.num_workers + 1))
+            _check_locks(LOCKS_PER_WORKER * (self.num_workers + 1))
             iterator = super().__iter__()
-        except OSError as error:  # no room in /dev/shm even for the queues' locks, or no more processes
+        except OSError as error:  # /dev/shm is too full for the queues' locks, or the process limit is reached
             log.warning("workers cannot be started (%s): images are read in the training process", error.strerror)
             self.num_workers, self.prefetch_factor = 0, None
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        Loader.reading.add(iterator)
+        Loader.active_iterators.add(iterator)
         return iterator
 
     @staticmethod
     def end_workers() -> None:
-        """End the workers of all iterators that still exist."""
-        for iterator in list(Loader.reading):
+        """End the workers of every iterator that still exists."""
+        for iterator in list(Loader.active_iterators):
             iterator._shutdown_workers()
 
 
@@ -114,30 +118,32 @@ def make_loader(
     workers: int = 0,
     device: torch.device | None = None,
 ) -> DataLoader[Batch]:
-    """Return a loader of these batches, in order, read ahead by `workers` processes (0: in this one).
+    """Return a loader of the sampler's batches, in order.
 
-    They are in pinned memory if `device` is a CUDA device.
+    Args:
+        images: the images that the sampler's rows refer to.
+        transform: applied to each decoded image; may draw random numbers from PyTorch's global generator.
+        sampler: the indices of each batch.
+        decode: decodes a file.
+        seed: seed of the augmentation.
+        workers: processes that read ahead; 0 reads in this process.
+        device: where the batches are used; for a CUDA device they are returned in pinned memory.
     """
-    if not isinstance(sampler, Sequence | ShuffledBatchSampler):
-        sampler = list(sampler)
     return Loader(
         ImageBatches(images, transform, seed, decode=decode),
-        batch_size=None,  # the sampler yields whole batches
-        collate_fn=hand_over,  # type: ignore[arg-type]  # the default one would make lists of tuples
-        sampler=sampler,
+        batch_size=None,  # each item is a whole batch
+        collate_fn=pack_batch,  # type: ignore[arg-type]  # the default would turn the tuple into lists
+        sampler=sampler if isinstance(sampler, Sequence | ShuffledBatchSampler) else list(sampler),
         num_workers=workers,
         prefetch_factor=PREFETCH_BATCHES if workers else None,
         pin_memory=device is not None and device.type == "cuda",
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # otherwise it would draw a number from the global one
+        generator=torch.Generator(),  # by default it would draw a number from the global generator
     )
 
 
 def loader_workers(wanted: int | None, device: torch.device) -> int:
-    """Return how many processes are to read images: those wanted, or else what suits the device.
-
-    On a CPU that trains, extra processes only compete.
-    """
+    """Return the number of workers: `wanted`, or one for the device; 0 on a CPU, where they compete with training."""
     if wanted is not None:
         return wanted
     if device.type == "cpu":
@@ -146,46 +152,45 @@ def loader_workers(wanted: int | None, device: torch.device) -> int:
 
 
 def handle_bad_images(
-    batches: Iterable[Batch], images: ImageSet, bad: dict[str, str] | None, *, min_images: int = 2
+    batches: Iterable[Batch], images: ImageSet, skipped: SkippedImages | None, *, min_images: int = 2
 ) -> Iterator[Batch]:
-    """Pass the batches on; add their undecodable images to `bad`, path to reason, or raise if it is None.
+    """Yield the batches; record their undecodable images in `skipped`, or raise if it is None.
 
     Args:
-        batches: of `images`.
-        images: named by path in `bad` and in errors.
-        bad: gets the images that are left out; None raises at the first one.
-        min_images: how many images of a batch must be left. Training needs 2, because of batch normalization.
-            With 0, for evaluation, an empty batch is dropped, and it is an error only if no image at all is left.
+        batches: batches of `images`.
+        images: gives the path of each image.
+        skipped: receives the images that cannot be decoded. None: the first one raises.
+        min_images: the smallest number of images that a batch may be left with. Training needs 2, because of batch
+            normalization. With 0, for evaluation, an empty batch is dropped, and only a data set without any
+            decodable image raises.
 
     Raises:
-        UserError: an image cannot be decoded and `bad` is None, or fewer than `min_images` of a batch can.
+        UserError: an image cannot be decoded and `skipped` is None, or a batch has fewer than `min_images` left.
     """
     yielded = False
-    for batch in _workers_alive(batches):
+    for batch in _report_killed_worker(batches):
         for row, reason in batch.bad:
             path = images.paths[row]
-            if bad is None:
+            if skipped is None:
                 raise UserError(
                     f"image {path} cannot be decoded: {reason}. "
                     "Fix or delete it, or leave such images out with data.on_bad_image=skip"
                 )
-            if path not in bad:
-                log.warning("left out %s: %s", path, reason)
-            bad[path] = reason
+            skipped.add(path, reason)
         if batch.bad and len(batch.labels) < min_images:
-            raise _too_few(batch, images)
+            raise _too_few_images(batch, images)
         if len(batch.labels):
             yielded = True
             yield batch
-    if bad and not yielded:
+    if skipped and not yielded:
         raise UserError(
-            f"none of the {len(bad)} images can be decoded, e.g. not {next(iter(bad))}. "
-            "Check your data: python -m mlops_img.audit"
+            f"none of the {len(skipped)} images can be decoded, for example {next(iter(skipped.as_dict()))}. "
+            "Check the data with python -m mlops_img.audit"
         )
 
 
-def _workers_alive(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Pass the batches on; a worker that was killed from outside becomes a UserError."""
+def _report_killed_worker(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches; turn the death of a worker process into a UserError."""
     try:
         yield from batches
     except RuntimeError as error:
@@ -193,21 +198,21 @@ def _workers_alive(batches: Iterable[Batch]) -> Iterator[Batch]:
         if not reason.startswith("DataLoader worker (pid"):
             raise
         raise UserError(
-            f"a process that reads images was killed from outside ({reason.removesuffix('.')}). Most often memory ran "
-            "out: use fewer workers with data.workers=..., or a smaller train.batch_size. resume=auto continues the run"
+            f"a data loader worker was killed ({reason.removesuffix('.')}). The usual cause is too little memory: use "
+            "fewer workers with data.workers=..., or a smaller train.batch_size. resume=auto continues the run"
         ) from None
 
 
-def _too_few(batch: Batch, images: ImageSet) -> UserError:
-    planned = len(batch.bad) + len(batch.labels)
+def _too_few_images(batch: Batch, images: ImageSet) -> UserError:
+    total = len(batch.bad) + len(batch.labels)
     return UserError(
-        f"of {planned} images of a batch only {len(batch.labels)} can be decoded, "
-        f"e.g. not {images.paths[batch.bad[0][0]]}. Check your data: python -m mlops_img.audit"
+        f"only {len(batch.labels)} of the {total} images of a batch can be decoded; one that cannot is "
+        f"{images.paths[batch.bad[0][0]]}. Check the data with python -m mlops_img.audit"
     )
 
 
-def _try_locks(count: int) -> None:
-    """Raise the OSError that DataLoader would get from its queues; it cannot clean up after that itself."""
+def _check_locks(count: int) -> None:
+    """Raise the OSError that DataLoader would raise for its queues, because DataLoader does not clean up after it."""
     held = [multiprocessing.Lock() for _ in range(count)]
     held.clear()
 

@@ -19,6 +19,7 @@ from mlops_img.core.precision import Precision, to_device
 from mlops_img.data.dataset import Dataset
 from mlops_img.data.loader import handle_bad_images, loader_workers, make_loader
 from mlops_img.data.sampler import sequential_batches
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.evaluation.confidence import small_split_warning
 from mlops_img.evaluation.metrics import Predictions, evaluation, fit_temperature, predict
@@ -58,7 +59,7 @@ class Evaluator:
         Raises:
             UserError: an image cannot be decoded and `skip_bad` is False.
         """
-        skipped: dict[str, str] = {}
+        skipped = SkippedImages()
         batches = make_loader(
             images,
             self.preprocessing.crop,
@@ -68,7 +69,7 @@ class Evaluator:
             device=self.precision.device,
         )
         checked = handle_bad_images(batches, images, skipped if self.skip_bad else None, min_images=0)
-        return predict(model, checked, self.preprocessing, self.precision), skipped
+        return predict(model, checked, self.preprocessing, self.precision), skipped.as_dict()
 
 
 @dataclass(frozen=True)

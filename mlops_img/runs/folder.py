@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mlops_img.config.data import DATA_SOURCES
 from mlops_img.config.train import Config
-from mlops_img.core.files import read_json, write_json, write_text
+from mlops_img.core.files import write_json, write_text
 from mlops_img.errors import UserError
 from mlops_img.runs.provenance import provenance
 
@@ -83,10 +83,6 @@ class RunFolder:
         self.forget_outcome()
         self.write_config(config, origin)
         self.write_provenance(data)
-
-    def read_skipped(self) -> dict[str, str]:
-        """Return the training images that were left out so far, path to reason."""
-        return read_json(self.skipped)
 
     def write_config(self, config: Config, origin: Origin) -> None:
         """Write config.yaml, overrides.yaml, and repeat/experiment/repeat.yaml for the same run again."""

@@ -13,6 +13,7 @@ import torch
 from mlops_img.config.train import Config
 from mlops_img.core.files import point_link, write_json
 from mlops_img.data.loader import handle_bad_images
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confidence import with_interval
 from mlops_img.evaluation.evaluator import evaluate_splits, load_trained, read_pixels, warn_of_few_images
@@ -78,7 +79,7 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
         config.tracking, folder.path, {**as_plain(config), "data_md5": data}, setup.state.tracking_id
     )
     setup.state.tracking_id = tracker.run_id
-    skipped = folder.read_skipped() if checkpoint is not None else {}
+    skipped = SkippedImages.read(folder.skipped) if checkpoint is not None else SkippedImages()
     context = RunContext(setup, folder, tracker, clock, skipped)
     summary = None
     try:
