@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 from mlops_img.errors import EXIT_USER_ERROR
-from mlops_img.serving.compatibility import check_circus
 from mlops_img.serving.listening import drop_new_connections
+from mlops_img.serving.replaced_names import check_circus
 
 # The supervisor's process id, for its workers. Not one of the settings.
 PID_VARIABLE = "_MLOPS_IMG_SUPERVISOR"

@@ -16,9 +16,10 @@ from circus.process import Process
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mlops_img.errors import UserError
-from mlops_img.serving import compatibility, supervisor
-from mlops_img.serving.compatibility import CIRCUS, UVICORN, check_circus, check_server, check_uvicorn, replace_uvicorn
+from mlops_img.serving import replaced_names, supervisor
+from mlops_img.serving.compatibility import check_server, replace_uvicorn
 from mlops_img.serving.protocol import GuardedHttpProtocol
+from mlops_img.serving.replaced_names import CIRCUS, UVICORN, check_circus, check_uvicorn
 from mlops_img.serving.server import DrainingServer
 from tests.helpers.service_process import restore_uvicorn
 
@@ -61,7 +62,7 @@ def test_circus_without_an_attribute_is_named(monkeypatch: pytest.MonkeyPatch, n
 
 
 def test_missing_module_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compatibility, "UVICORN", ("uvicorn.loops.renamed:auto_loop_factory",))
+    monkeypatch.setattr(replaced_names, "UVICORN", ("uvicorn.loops.renamed:auto_loop_factory",))
     with pytest.raises(UserError, match=r"has no uvicorn\.loops\.renamed\.auto_loop_factory, which mlops_img replaces"):
         check_uvicorn()
 
