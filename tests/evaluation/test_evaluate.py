@@ -184,7 +184,7 @@ def test_class_folders_are_evaluated_whole_beside_the_own_result(
     assert result["data"]["identical_to_training"] == 0
     assert own_files(run) == before
     report = next((run / "evaluation").glob("holdout-*")) / "report" / "index.html"
-    assert "evaluated on holdout, a data set of its own: 21 images" in " ".join(report.read_text().split())
+    assert "evaluated on the data set holdout: 21 images" in " ".join(report.read_text().split())
 
 
 def test_other_images_of_the_same_names_and_sizes_are_not_taken_as_the_runs_own(

@@ -246,8 +246,8 @@ def test_key_numbers_carry_an_interval_and_n(written: Path, digits: tuple[dict[s
     low, high = top1_interval(top1, 1000) or (0, 0)
     assert f"Top-1, test {100 * top1:.1f} % 95 % interval {100 * low:.1f} to {100 * high:.1f} %, n = 1,000" in text
     assert "0.031 → 0.011 with temperature 1.40" in text
-    assert "Time 1 min 15 s" in text
-    assert "Images a second 912 in training, 1.2 GB memory" in text
+    assert "Run time 1 min 15 s" in text
+    assert "Images per second 912 in training, 1.2 GB memory" in text
     assert "resnet18, evaluated on the test split: 1,000 images, 10 classes" in text
 
 
@@ -280,7 +280,7 @@ def test_figures_of_validation_are_labeled_and_called_optimistic(
     assert "Top-1, validation" in text
     assert "Top-1, test" not in text
     assert "evaluated on the validation split: 1,000 images given in photos/val, 10 classes" in text
-    assert "chose the epoch that is evaluated here, so these figures are optimistic" in text
+    assert "selected on the validation images, so these figures are optimistic" in text
     assert "The run has no test split (data.test_fraction=0)." in text
     assert "% on validation</title>" in path.read_text(encoding="utf-8")
 
@@ -372,7 +372,7 @@ def test_figures_that_no_longer_apply_are_removed(run_dir: Path, digits: tuple[d
     (run_dir / "report").mkdir()
     (run_dir / "report" / "mistakes.png").write_bytes(b"of an earlier evaluation")
     page = Page(report.write_report(run_dir, evaluation | {"mistakes": []}, read_image))
-    assert "None: every image was predicted as its label." in page.text
+    assert "Every image was classified correctly." in page.text
     assert not (run_dir / "report" / "mistakes.png").exists()
 
 
@@ -448,7 +448,7 @@ def test_page_lists_the_most_confused_pairs(written: Path, digits: tuple[dict[st
     evaluation, page = digits[0], Page(written)
     top = report.most_confused(evaluation["confusion"], evaluation["classes"])[0]
     assert evaluation["confusion"][int(top["label"])][int(top["predicted"])] == top["count"] > 1
-    assert f"label predicted images of the label {top['label']} {top['predicted']} {top['count']} " in page.text
+    assert f"label predicted images share of the label {top['label']} {top['predicted']} {top['count']} " in page.text
     summary = f"Most often confused: {top['label']}, predicted as {top['predicted']} {top['count']} times."
     assert any(summary in str(image["alt"]) for image in page.all("img"))
 
