@@ -78,7 +78,8 @@ def rank_jobs(folder: Path) -> list[dict[str, Any]]:
 
 def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write summary.csv and summary.png."""
-    from mlops_img.reporting.figures import multirun_figure, png_bytes
+    from mlops_img.reporting.figures import multirun_figure
+    from mlops_img.reporting.style import png_bytes
 
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")

@@ -9,8 +9,8 @@ from torch import Tensor
 from mlops_img.core.files import write_atomically
 from mlops_img.core.seeding import seed_step
 from mlops_img.data.loader import ShuffledPlans, load_batches
-from mlops_img.reporting.figures import percent
 from mlops_img.reporting.pictures import contact_sheet
+from mlops_img.reporting.style import percent
 from mlops_img.runs.folder import RunFolder
 from mlops_img.runs.tracking import Tracker
 from mlops_img.training.setup import Setup

@@ -21,6 +21,7 @@ from PIL import Image
 from mlops_img.evaluation.confidence import top1_interval
 from mlops_img.evaluation.confusion import count_confusion, store_confusion
 from mlops_img.reporting import figures, report
+from mlops_img.reporting.style import percent, png_bytes
 
 Reader = Callable[[int], NDArray[np.uint8]]
 RUN_NAME = "2026-11-23_10-00-00_resnet18"
@@ -302,8 +303,19 @@ def test_mistakes_show_the_very_pixels_and_what_was_predicted(
     assert len(shown) == 24
     assert shown[0]["alt"] == f"Image {first['index']}: label {first['label']}, predicted {first['predicted']}"
     np.testing.assert_array_equal(decode(str(shown[0]["src"])), read_image(first["index"]))
-    sure = figures.percent(first["confidence"])
-    assert f"label {first['label']}, predicted {first['predicted']} ({sure})" in page.text
+    sure = percent(first["confidence"])
+    assert f"predicted {first['predicted']} ({sure}) label {first['label']} (" in page.text
+
+
+def test_absolute_paths_of_mistakes_are_shown_relative_to_their_common_folder(
+    run_dir: Path, digits: tuple[dict[str, Any], Reader]
+) -> None:
+    evaluation, read_image = digits
+    mistakes = [m | {"path": f"/photos/test/{m['label']}/{m['index']}.png"} for m in evaluation["mistakes"]]
+    text = Page(report.write_report(run_dir, evaluation | {"mistakes": mistakes}, read_image)).text
+    assert "Files are relative to /photos/test ." in text
+    assert text.count("/photos/test") == 1
+    assert f"{mistakes[0]['label']}/{mistakes[0]['index']}.png" in text
 
 
 def test_large_photos_are_embedded_small(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
@@ -440,7 +452,7 @@ def test_many_classes_show_the_worst_and_the_best() -> None:
 
     heat_map = figures.confusion_figure(evaluation["confusion"], classes)
     assert not heat_map.axes[0].texts
-    with Image.open(io.BytesIO(figures.png_bytes(heat_map))) as image:
+    with Image.open(io.BytesIO(png_bytes(heat_map))) as image:
         assert image.width > 3 * 250, "every class has pixels of its own"
 
 
@@ -448,7 +460,7 @@ def test_page_lists_the_most_confused_pairs(written: Path, digits: tuple[dict[st
     evaluation, page = digits[0], Page(written)
     top = report.most_confused(evaluation["confusion"], evaluation["classes"])[0]
     assert evaluation["confusion"][int(top["label"])][int(top["predicted"])] == top["count"] > 1
-    assert f"label predicted images share of the label {top['label']} {top['predicted']} {top['count']} " in page.text
+    assert f"label predicted images share {top['label']} {top['predicted']} {top['count']} " in page.text
     summary = f"Most often confused: {top['label']}, predicted as {top['predicted']} {top['count']} times."
     assert any(summary in str(image["alt"]) for image in page.all("img"))
 
@@ -502,7 +514,7 @@ def test_page_of_thousands_of_classes_is_small_and_says_what_it_shows(tmp_path: 
 
 
 def test_only_certainty_is_called_100_percent() -> None:
-    assert [figures.percent(share) for share in (0.97, 0.9949, 0.9999, 1.0)] == [
+    assert [percent(share) for share in (0.97, 0.9949, 0.9999, 1.0)] == [
         "97 %",
         "99 %",
         "> 99 %",
@@ -555,7 +567,7 @@ def test_multirun_ranks_jobs_and_marks_the_failed(maximize: bool, order: list[st
 
 def test_multirun_draws_when_every_job_failed() -> None:
     figure = figures.multirun_figure([row | {"value": None, "status": "failed"} for row in JOBS])
-    with Image.open(io.BytesIO(figures.png_bytes(figure))) as image:
+    with Image.open(io.BytesIO(png_bytes(figure))) as image:
         assert image.width > 600
 
 
