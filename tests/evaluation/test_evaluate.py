@@ -115,8 +115,8 @@ def test_data_with_other_classes(command: Command, run: Path, tmp_path: Path) ->
     (tmp_path / "other" / "circle").rename(tmp_path / "other" / "disc")
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=other")
     assert outcome.code == 2
-    assert f"data.root=other has other classes than {run} was trained on: 'disc'. " in outcome.err
-    assert "The run knows 'circle', 'square', 'stripes'." in outcome.err
+    assert f"data.root=other has classes that {run} was not trained on: 'disc'. " in outcome.err
+    assert "The classes of the run are 'circle', 'square', 'stripes'." in outcome.err
 
 
 def test_data_that_changed_in_place_are_warned_of_and_the_result_of_the_training_is_kept(
@@ -211,7 +211,7 @@ def test_a_set_with_only_a_test_folder(command: Command, run: Path, tmp_path: Pa
     assert holdout_result(run, command("mlops_img.evaluate", "run=runs/a", "data.root=only"))["n"] == 12
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=only", "split=val")
     assert outcome.code == 2
-    assert "split=val: only has no val split, but test. Choose one with split=..." in outcome.err
+    assert "split=val: only has no val split. Set split to one of: test" in outcome.err
 
 
 def test_the_split_asked_for_of_a_set_with_splits(command: Command, run: Path, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_fewer_classes_than_the_run_and_only_one(command: Command, run: Path, tm
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_shape("stripes", 500 + number).save(path)
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=holdout")
-    assert "holdout: no images of 2 of the run's classes: 'circle', 'square'" in outcome.out
+    assert "holdout: no images for 2 classes of the run: 'circle', 'square'" in outcome.out
     assert [one["support"] for one in holdout_result(run, outcome)["per_class"]] == [0, 0, 4]
 
 
@@ -284,7 +284,7 @@ def test_copies_of_training_images_are_counted(
     result = holdout_result(run, outcome)
     assert result["n"] == 61
     assert result["data"]["identical_to_training"] == 48
-    assert "more: 48 of the 61 images are byte for byte images that the run was trained on" in outcome.out
+    assert "more: 48 of the 61 images are byte-identical to training images" in outcome.out
 
 
 def test_temperature_is_fitted_again_where_the_run_did_not_note_it(command: Command, run: Path, tmp_path: Path) -> None:
