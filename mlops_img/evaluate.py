@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> float:
     from mlops_img.evaluation.metrics import METRICS
     from mlops_img.evaluation.standalone import evaluate_standalone, open_standalone
     from mlops_img.evaluation.trained import open_trained
-    from mlops_img.reporting.results import place_of_own, write_result
+    from mlops_img.reporting.results import result_subfolder, write_result
 
     reading = EvaluateDataConfig(on_bad_image=config.data.on_bad_image, workers=config.data.workers)
     run = open_trained(config.run, data=reading, train=config.train)
@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig) -> float:
         own = run.with_data()
         images = own.dataset.split(config.split)
         result = evaluate_splits(None, own.trained, own.evaluator(), own.dataset, [config.split])[config.split]
-        place, origin = place_of_own(own, result), own.dataset.origins[config.split].text(config.split)
+        place, origin = result_subfolder(own, result), own.dataset.origins[config.split].text(config.split)
     path, report = write_result(
         run.folder, result, lambda row: read_pixels(images, row, run.trained.preprocessing), place
     )

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array
 
-# The format in evaluation/<split>.json: {"cells": [[label, predicted, count], ...]} for counts above 0. Earlier versions
-# wrote one row of counts per label.
+# The format in evaluation/<split>.json: {"cells": [[label, predicted, count], ...]} for counts above 0.
+# Earlier versions wrote one row of counts per label.
 Stored = dict[str, list[list[int]]] | Sequence[Sequence[int]]
 
 

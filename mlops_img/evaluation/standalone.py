@@ -174,7 +174,10 @@ def _is_own(run: TrainedRun, table: Table, config: DataConfig) -> bool:
         run, table, config
     ):
         return False
-    log.info("%s: names, labels and sizes match the data of the run, so it is treated as the same data set, moved", config.root)
+    log.info(
+        "%s: names, labels and sizes match the data of the run, so it is treated as the same data set, moved",
+        config.root,
+    )
     return True
 
 
