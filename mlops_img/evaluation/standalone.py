@@ -260,11 +260,11 @@ def _temperature(run: TrainedRun) -> float:
     If summary.json does not hold it, it is fitted again; without the validation images it is 1, no calibration.
     """
     try:
-        noted = read_json(run.folder.summary).get("temperature")
+        stored = read_json(run.folder.summary).get("temperature")
     except ValueError:
-        noted = None
-    if isinstance(noted, float) and noted > 0:
-        return noted
+        stored = None
+    if isinstance(stored, float) and stored > 0:
+        return stored
     try:
         own = run.with_data()
     except UserError as error:

@@ -35,8 +35,8 @@ def result_subfolder(run: FinishedRun, result: dict[str, Any]) -> str | None:
         before, summary = read_json(path), read_json(run.folder.summary)
     except ValueError:
         return None
-    noted = {name: value for name, value in before.items() if f"{split}.{name}" in summary}
-    from_training = bool(noted) and all(value == summary[f"{split}.{name}"] for name, value in noted.items())
+    stored = {name: value for name, value in before.items() if f"{split}.{name}" in summary}
+    from_training = bool(stored) and all(value == summary[f"{split}.{name}"] for name, value in stored.items())
     again = json.loads(json.dumps({name: result[name] for name in FIGURES}))
     if not from_training or all(before.get(name, again[name]) == again[name] for name in FIGURES):
         return None
