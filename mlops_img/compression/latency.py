@@ -20,7 +20,8 @@ from mlops_img.core.precision import choose_device
 from mlops_img.core.text import text_table
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.registry.locate import local_bundle
-from mlops_img.reporting.figures import latency_figure, png_bytes
+from mlops_img.reporting.figures import latency_figure
+from mlops_img.reporting.style import png_bytes
 from mlops_img.runs.provenance import hardware
 
 HEAD = ("program", "batch", "p50 ms", "p99 ms", "images/s", "calls")

@@ -1,4 +1,4 @@
-"""Evaluating a checkpoint on a split: the same code after training and for the evaluate command."""
+"""Evaluation of a checkpoint on splits, shared by training and the evaluate command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Predicts whole image sets with one preprocessing, each image exactly once."""
+    """Predict whole image sets, each image exactly once."""
 
     preprocessing: Preprocessing
     precision: Precision
@@ -43,7 +43,7 @@ class Evaluator:
 
     @classmethod
     def of(cls, config: Config, preprocessing: Preprocessing, precision: Precision) -> Evaluator:
-        """Return the evaluator that a configuration describes."""
+        """Return the evaluator of a configuration."""
         return cls(
             preprocessing,
             precision,
@@ -54,10 +54,10 @@ class Evaluator:
 
     @freed_memory_kept()
     def predict(self, model: nn.Module, images: ImageSet) -> tuple[Predictions, dict[str, str]]:
-        """Return the predictions, and the images that were left out: path to reason.
+        """Return the predictions, and the images that were skipped as a mapping from path to reason.
 
         Raises:
-            UserError: an image cannot be decoded and `skip_bad` is False.
+            UserError: An image cannot be decoded and `skip_bad` is False.
         """
         skipped = SkippedImages()
         batches = make_loader(
@@ -74,20 +74,19 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run's best checkpoint holds, ready to predict."""
+    """The model of a run's best checkpoint, ready to predict."""
 
     model: nn.Module
     classes: list[str]
     preprocessing: Preprocessing
-    # Of the data that it was trained on.
-    fingerprint: str
+    fingerprint: str  # of the training data
 
 
 def load_trained(path: Path, precision: Precision) -> Trained:
-    """Load a checkpoint's weights into its model, on the device, in evaluation mode.
+    """Build the model of a checkpoint and load its weights, on the device, in evaluation mode.
 
     Raises:
-        UserError: the checkpoint is missing or damaged.
+        UserError: The checkpoint is missing or damaged.
     """
     content = read_checkpoint(path)
     preprocessing = Preprocessing.from_dict(content["preprocessing"])
@@ -103,17 +102,17 @@ def load_trained(path: Path, precision: Precision) -> Trained:
 def evaluate_splits(
     folder: RunFolder | None, trained: Trained, evaluator: Evaluator, dataset: Dataset, names: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate on these splits, with the temperature that fits validation, and write evaluation/<split>.json.
+    """Evaluate on the splits, with the temperature fitted on validation, and write evaluation/<split>.json.
 
     Args:
-        folder: of the run, which gets the files; None writes none.
-        trained: the model.
-        evaluator: how to predict.
-        dataset: the splits' images.
-        names: of the splits.
+        folder: The run folder to write to; None writes no files.
+        trained: The model.
+        evaluator: Predicts the images.
+        dataset: The images of the splits.
+        names: The names of the splits to evaluate.
 
     Returns:
-        By split what was written; see `mlops_img.evaluation.metrics.evaluation`.
+        The content of evaluation/<split>.json by split; see `mlops_img.evaluation.metrics.evaluation`.
     """
     validation = evaluator.predict(trained.model, dataset.val)
     temperature = fit_temperature(validation[0])
@@ -122,7 +121,7 @@ def evaluate_splits(
         images = dataset.split(name)
         predictions, skipped = validation if name == "val" else evaluator.predict(trained.model, images)
         if skipped:
-            log.warning("%s: %d of %d images left out of the evaluation", name, len(skipped), len(images))
+            log.warning("%s: %d of %d images skipped in the evaluation", name, len(skipped), len(images))
         results[name] = {
             "split": name,
             "origin": dataset.origins[name].as_dict(),
@@ -136,12 +135,12 @@ def evaluate_splits(
 
 
 def read_pixels(images: ImageSet, row: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the image as the model's preprocessing decodes it, uint8 (height, width, 3), to show it to people."""
+    """Return an image as the preprocessing decodes it, uint8 (height, width, 3), for display."""
     return preprocessing.decode(images.read(images.paths[row]))
 
 
 def warn_of_few_images(result: dict[str, Any]) -> None:
-    """Log a warning where a split's top-1 rests on few images; `result` is as `evaluate_splits` returns it."""
+    """Log a warning if top-1 was measured on few images; `result` is one value of `evaluate_splits`."""
     warning = small_split_warning(result["split"], result["n"], result["top1_interval"])
     if warning:
         log.warning("%s", warning)
