@@ -234,6 +234,6 @@ batches = iter(load_batches(images, crop, ordered_plans(60, 4), workers=1))
 next(batches)
 raise RuntimeError("nobody catches this")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1
     assert "nobody catches this" in done.stderr
