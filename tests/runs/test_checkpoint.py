@@ -264,7 +264,7 @@ def test_full_file_system_keeps_a_valid_checkpoint(small_disk: Path | None, tmp_
             print(newest_valid(checkpoints.folder)["step"], sorted(path.name for path in checkpoints.folder.iterdir()))
     """
     result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, cwd=os.getcwd()
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=600, cwd=os.getcwd()
     )
     assert result.returncode == 0, result.stderr
     message, left = result.stdout.splitlines()

@@ -43,17 +43,17 @@ def service(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_route_of_a_plugin_predicts(service: Service, trained: Path) -> None:
     photo = next((trained / "photos" / "circle").iterdir()).read_bytes()
-    answer = httpx.post(f"{service.url}/label/en", files={"image": photo})
+    answer = httpx.post(f"{service.url}/label/en", files={"image": photo}, timeout=60)
     assert (answer.status_code, answer.json()) == (200, "circle")
 
 
 def test_route_of_a_plugin_is_labeled_and_described(service: Service) -> None:
-    answer = httpx.post(f"{service.url}/label/de", json={})
+    answer = httpx.post(f"{service.url}/label/de", json={}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "not_an_image")
     metric = 'mlops_img_requests_total{route="/label/{language}",status="415"}'
-    until(lambda: metric in httpx.get(f"{service.url}/metrics").text)
-    assert "/label/de" not in httpx.get(f"{service.url}/metrics").text
-    described = httpx.get(f"{service.url}/docs.json").json()["paths"]["/label/{language}"]["post"]
+    until(lambda: metric in httpx.get(f"{service.url}/metrics", timeout=60).text)
+    assert "/label/de" not in httpx.get(f"{service.url}/metrics", timeout=60).text
+    described = httpx.get(f"{service.url}/docs.json", timeout=60).json()["paths"]["/label/{language}"]["post"]
     assert described["description"] == "Return only the label."
     assert {"200", "415", "429"} <= described["responses"].keys()
 
@@ -64,12 +64,12 @@ def test_route_of_a_plugin_is_refused_under_load(service: Service) -> None:
     with socket.create_connection(where, timeout=60) as occupying:
         # Admitted as soon as its head is read; its body never comes.
         occupying.sendall(request(line="POST /predict HTTP/1.1", length="1000", Content_Type=FORM))
-        until(lambda: "mlops_img_images_inside 1.0" in httpx.get(f"{service.url}/metrics").text)
+        until(lambda: "mlops_img_images_inside 1.0" in httpx.get(f"{service.url}/metrics", timeout=60).text)
         answer = send(service.url, sent)
         assert answer is not None
         assert (answer.status, answer.json()["error"]["code"]) == (429, "overloaded")
         assert int(answer.headers["retry-after"]) >= 1
-    until(lambda: "mlops_img_images_inside 0.0" in httpx.get(f"{service.url}/metrics").text)
+    until(lambda: "mlops_img_images_inside 0.0" in httpx.get(f"{service.url}/metrics", timeout=60).text)
     answer = send(service.url, good())
     assert answer is not None
     assert answer.status == 200

@@ -21,7 +21,7 @@ def serve(folder: Path, port: int | None = None, **settings: object) -> subproce
     return subprocess.run(
         [*command, "--port", str(free_port() if port is None else port), "--host", "127.0.0.1"],
         cwd=ROOT, env=os.environ | environment | {"BENTOML_HOME": str(folder), "PYTHONPATH": python_path(folder)},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
