@@ -22,8 +22,8 @@ from mlops_img.cli import command
 from mlops_img.config.commands import AuditConfig
 from mlops_img.config.data import DataConfig
 from mlops_img.core.files import write_json
-from mlops_img.data.audit.findings import Findings, find
-from mlops_img.data.audit.scan import scan
+from mlops_img.data.audit.findings import Findings, collect_findings
+from mlops_img.data.audit.scan import inspect_images
 from mlops_img.data.audit.table import findings_table
 from mlops_img.data.duplicates import ContentIndex
 from mlops_img.data.sources.base import Table
@@ -42,10 +42,10 @@ def audit(config: AuditConfig) -> Findings:
     if len(table.classes) < 2:
         refusals.append(f"there is only the class {table.classes[0]!r}: a classifier needs two at least{table.hint}")
     pictures = [
-        scan(images, config.data.workers, sixteen_bit=config.data.sixteen_bit, title=f"scanning {split}")
+        inspect_images(images, config.data.workers, sixteen_bit=config.data.sixteen_bit, title=f"scanning {split}")
         for split, images in table.splits.items()
     ]
-    return find(
+    return collect_findings(
         table,
         list(chain.from_iterable(pictures)),
         source=config.data.source,
@@ -99,7 +99,7 @@ def output_path(config: AuditConfig) -> Path:
 
 
 def run(config: AuditConfig) -> None:
-    """Audit, print, write; leave with `EXIT_FAILED` where the data need mending."""
+    """Audit, print, write; exit with `EXIT_FAILED` if there are problems."""
     path = output_path(config)
     findings = audit(config)
     write_findings(findings, path)

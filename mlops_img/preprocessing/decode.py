@@ -1,4 +1,4 @@
-"""Image files and Pillow images to RGB uint8, whatever they were."""
+"""Decode image files and Pillow images of any mode to RGB uint8."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from mlops_img.preprocessing.unsupported import kind_decoded_wrongly, unsupporte
 Pixels = NDArray[np.uint8]
 
 JPEG_APP1, JPEG_START_OF_SCAN = 0xE1, 0xDA
-# Pixels that are converted at once: beside a large picture and its RGB there is then no third and fourth copy.
+# Number of pixels converted at a time, so that a large image and its RGB pixels are not copied again as a whole.
 STRIP = 2**22
-# Larger pictures are refused: 1.6 GB as RGB. Pillow's own limit, a third of it, stops panoramas and scans.
+# Larger images are refused: they take over 1.6 GB as RGB. Pillow's own limit, a third of this, refuses panoramas and
+# scans.
 MAX_PIXELS = 2**29
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on and refuses from twice as many
-# Of large images and of odd but harmless metadata; neither changes the pixels. Set once and not around each
-# decoding, because threads share the list of filters.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this and refuses above twice as many
+# Pillow warns of large images and of unusual metadata, which do not change the pixels. The filter is set once and not
+# for each image because all threads share the list of filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 UNSUPPORTED = "{}: not supported. Convert it to PNG or to an ordinary JPEG"
 
-# The values of EXIF's orientation tag that turn or mirror, and how to undo them.
+# For each EXIF orientation that rotates or mirrors, the operation that undoes it.
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -42,32 +43,32 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 
 
 class BadImageError(Exception):
-    """The bytes are no image that can be decoded whole; the message says why, in one line."""
+    """The bytes cannot be decoded completely as an image; the message gives the reason in one line."""
 
 
 class UnsupportedImageError(BadImageError):
-    """The image may be sound, but is of a kind that is not supported; the message names it, e.g. "12-bit JPEG"."""
+    """The kind of image is not supported, although the file may be valid; the message names it, e.g. "12-bit JPEG"."""
 
 
 def decode_rgb(source: bytes | Image.Image, sixteen_bit: str = "declared") -> Pixels:
     """Decode an image to RGB.
 
-    Gray, palette, CMYK, 16-bit and EXIF-rotated images become what a viewer shows; transparent ones are
-    laid on white; of several frames the first counts. JPEGs take libjpeg-turbo's fast path, which gives
-    Pillow's pixels to the bit.
+    Gray, palette, CMYK, 16-bit and EXIF-rotated images are converted to what an image viewer shows. Transparent images
+    are composited on white. Only the first frame is decoded. JPEGs are decoded by libjpeg-turbo without Pillow, to the
+    same pixels.
 
     Args:
         source: the bytes of an image file, or a Pillow image, which is not changed.
-        sixteen_bit: what is white in an image of more than 8 bits a channel. "declared": the largest value of the
-            depth that its file declares, 65535 if it declares none. "range": the largest value of the image itself,
-            and its smallest one is black.
+        sixteen_bit: which value is white in an image of more than 8 bits per channel. "declared": the largest value of
+            the bit depth that the file declares, 65535 if it declares none. "range": the largest value in the image,
+            and the smallest value in the image is black.
 
     Returns:
         uint8 (height, width, 3), C-contiguous.
 
     Raises:
-        UnsupportedImageError: a kind of image that no decoder here reads, or of numbers that do not say what white is.
-        BadImageError: not an image, damaged, cut short, or of more than `MAX_PIXELS`.
+        UnsupportedImageError: no decoder for this kind of image, or its pixel format does not define white.
+        BadImageError: not an image, damaged, truncated, or more than `MAX_PIXELS` pixels.
     """
     if isinstance(source, bytes) and source.startswith(JPEG_MAGIC):
         pixels = _decode_jpeg(source)
@@ -88,7 +89,7 @@ def decode_rgb(source: bytes | Image.Image, sixteen_bit: str = "declared") -> Pi
         pixels = _to_rgb(image)
         if box is not None:
             _whiten_around(pixels, box)
-        # Asked for after loading: for TIFF Pillow turns the image then, and takes the tag away.
+        # Read after loading: when Pillow loads a TIFF, it rotates the image and removes the tag.
         return _upright(pixels, _orientation(image))
     except BadImageError:
         raise
@@ -96,19 +97,19 @@ def decode_rgb(source: bytes | Image.Image, sixteen_bit: str = "declared") -> Pi
         raise _unidentified(source) from None
     except Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
-    # Pillow's readers answer damage with many kinds of exceptions.
+    # Pillow's readers raise many types of exceptions for damaged files.
     except Exception as error:
         raise _undecodable(source, error) from error
 
 
 def deep_range(source: bytes | Image.Image) -> tuple[float, float] | None:
-    """Return which part of the range that is declared an image of more than 8 bits a channel uses.
+    """Return the part of its declared range that an image of more than 8 bits per channel uses.
 
     Args:
         source: an image that `decode_rgb` can decode.
 
     Returns:
-        Its smallest and its largest sample, where 0 and 1 are the ends of the range; None of 8-bit images.
+        The smallest and the largest sample, scaled so that the declared range is 0 to 1; None for 8-bit images.
     """
     image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
     samples = deep_samples(image, source if isinstance(source, bytes) else _file_of(image), "range")
@@ -127,7 +128,7 @@ def _unidentified(source: bytes | Image.Image) -> BadImageError:
 
 
 def _undecodable(source: bytes | Image.Image, error: Exception) -> BadImageError:
-    # Pillow opens any kind of JPEG, and fails to decode some. Other kinds that it opens it can decode.
+    # Pillow opens every kind of JPEG but cannot decode all. It can decode all other formats that it opens.
     kind = unsupported_kind(source) if isinstance(source, bytes) and source.startswith(JPEG_MAGIC) else None
     if kind:
         return UnsupportedImageError(UNSUPPORTED.format(kind))
@@ -135,7 +136,7 @@ def _undecodable(source: bytes | Image.Image, error: Exception) -> BadImageError
 
 
 def _decode_jpeg(data: bytes) -> Pixels | None:
-    """Decode a JPEG; None where Pillow has to: CMYK, or damage that it judges and words better."""
+    """Decode a JPEG; return None if Pillow has to: for CMYK, and for damage, where its error messages are better."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > MAX_PIXELS:
@@ -148,23 +149,23 @@ def _decode_jpeg(data: bytes) -> Pixels | None:
 
 
 def _may_have_exif(data: bytes) -> bool:
-    """Say whether a JPEG's header has an APP1 segment, the one that holds EXIF or XMP.
+    """Return whether the header of a JPEG has an APP1 segment, which holds EXIF or XMP.
 
-    Reading the header's few segment lengths costs a fraction of what opening the file with Pillow does.
+    Reading the segment lengths of the header takes a fraction of the time of opening the file with Pillow.
     """
-    place = 2
-    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
-        marker = data[place + 1]
+    offset = 2
+    while data[offset : offset + 1] == b"\xff" and offset + 4 <= len(data):
+        marker = data[offset + 1]
         if marker in (JPEG_APP1, JPEG_START_OF_SCAN):
             return marker == JPEG_APP1
-        place += 2 + int.from_bytes(data[place + 2 : place + 4])
-    return True  # not as expected: let Pillow look
+        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4])
+    return True  # unexpected structure: leave it to Pillow
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    # Viewers show a picture whose EXIF block is damaged, as if there were none.
+    # As image viewers do, ignore a damaged EXIF block.
     except Exception:
         return 1
     return orientation
@@ -175,16 +176,16 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _file_of(image: Image.Image) -> bytes | None:
-    """Return the bytes of the file whose first picture is opened and not loaded yet; None of other images."""
+    """Return the bytes of the file if the image is its first frame, opened and not yet loaded; else None."""
     file = getattr(image, "fp", None)
     if not isinstance(image, ImageFile.ImageFile) or file is None or image.tell():
         return None
-    if not image.tile and image.format != "WEBP":  # loaded; of WebP Pillow says only then where its pixels are
+    if not image.tile and image.format != "WEBP":  # already loaded; for WebP, Pillow sets `tile` only on loading
         return None
-    place = file.tell()
+    position = file.tell()
     file.seek(0)
     data: bytes = file.read()
-    file.seek(place)
+    file.seek(position)
     return data
 
 
@@ -199,7 +200,7 @@ def _from_samples(samples: Samples, sixteen_bit: str) -> Pixels:
     if samples.is_deep and (sixteen_bit == "range" or not samples.is_checked or samples.declares_less_than_16_bits):
         least, most = samples.range(rows)
         if not samples.is_checked and (least < 0 or most > WHITE_16):
-            raise UnsupportedImageError(f"its pixels, from {least} to {most}, are more than 16 bits hold")
+            raise UnsupportedImageError(f"pixel values from {least} to {most} do not fit into 16 bits")
         samples = samples.with_range(least, most) if sixteen_bit == "range" else samples.with_room_for(most)
     pixels = np.empty((samples.height, samples.width, 3), np.uint8)
     for top in range(0, samples.height, rows):
@@ -220,8 +221,8 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Convert to mode RGB, whatever it was, with white behind what is transparent."""
-    if image.mode == "La":  # Pillow converts it to nothing else
+    """Convert an image of any mode to RGB; composite transparent pixels on white."""
+    if image.mode == "La":  # Pillow converts this mode only to LA
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")

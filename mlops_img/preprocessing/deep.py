@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a channel, brought to 8 bits: by the depth that the file declares, or their own range."""
+"""Convert images of more than 8 bits per channel to 8 bits, by the declared bit depth or by their own range."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from mlops_img.preprocessing import tiff
 
-# Modes that hold more than 8 bits a channel and that Pillow's own conversion would clip to white.
+# Modes of more than 8 bits per channel; Pillow's own conversion clips values above 255 to white.
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 WHITE_16 = 65535
-# How Pillow understands PNG's gray values of 2 and 4 bits, and what it multiplies them by.
+# Pillow's raw modes of PNGs with gray values of 2 and 4 bits, and the factor by which it scales the values.
 GRAY_STEPS = {"L;2": 85, "L;4": 17}
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of an image, and what they mean.
+    """The samples of an image and how to interpret them.
 
     Attributes:
         height, width: in pixels, as stored.
-        rows: the samples of the rows from one to before another: integers (rows, width, channels), alpha left out.
-        black, white: the values that are shown as such; white is the smaller one where 0 is white.
-        alpha: the same rows' alpha, uint16 (rows, width); None where there is none.
-        opaque: the alpha of what is opaque.
-        associated: the colors are multiplied by alpha already.
-        transparent: a color, one value a channel, that is transparent; None where there is none.
-        orientation: EXIF's, where the samples are as stored; None where it is to be asked of Pillow.
-        is_checked: no sample can lie outside 16 bits.
+        rows: returns the samples of the rows [top, bottom) without alpha, integers (rows, width, channels).
+        black, white: the values of black and white; white is less than black if 0 is white.
+        alpha: returns the alpha of the rows [top, bottom), uint16 (rows, width); None without an alpha channel.
+        opaque: the alpha value of opaque pixels.
+        associated: whether the colors are premultiplied by alpha.
+        transparent: the transparent color, one value per channel; None if there is none.
+        orientation: the EXIF orientation still to be applied; None if Pillow has to be asked for it.
+        is_checked: whether all samples are known to fit into 16 bits.
     """
 
     height: int
@@ -51,32 +51,32 @@ class Samples:
 
     @property
     def is_deep(self) -> bool:
-        """Whether there are more than 8 bits a channel."""
+        """Whether there are more than 8 bits per channel."""
         return abs(self.white - self.black) > 255
 
     @property
     def declares_less_than_16_bits(self) -> bool:
-        """Whether there may be samples beyond the white that the file declares."""
+        """Whether 16-bit samples can exceed the white that the file declares."""
         return abs(self.white - self.black) < WHITE_16
 
     def range(self, at_once: int) -> tuple[int, int]:
-        """Return the smallest and the largest sample, looking at so many rows at once."""
+        """Return the smallest and the largest sample, reading `at_once` rows at a time."""
         parts = [self.rows(top, min(top + at_once, self.height)) for top in range(0, self.height, at_once)]
         return min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
 
     def with_range(self, least: int, most: int) -> Samples:
-        """Return the samples with these values as black and white, or as white and black where 0 is white."""
+        """Return the samples with `least` as black and `most` as white, or the reverse if 0 is white."""
         if self.white < self.black:
             return replace(self, black=most, white=least)
         return replace(self, black=least, white=most)
 
     def with_room_for(self, most: int) -> Samples:
-        """Return the samples as 16-bit ones if the largest shows that the declared depth is wrong."""
+        """Return the samples as 16-bit samples if the largest one, `most`, exceeds the declared bit depth."""
         is_right = most <= max(self.black, self.white)
         return self if is_right else self.with_range(min(self.black, self.white), WHITE_16)
 
     def to_rgb(self, top: int, bottom: int) -> NDArray[np.uint8]:
-        """Return the rows as RGB on white, uint8 (rows, width, 3)."""
+        """Return the rows as RGB composited on white, uint8 (rows, width, 3)."""
         values = self.rows(top, bottom).astype(np.int32)
         colors = _in_8_bits(self.black, self.white)[values - min(self.black, self.white)]
         if self.alpha is not None:
@@ -90,19 +90,19 @@ class Samples:
 
 @lru_cache(maxsize=8)
 def _in_8_bits(black: int, white: int) -> NDArray[np.uint8]:
-    """Return what the values from the smaller to the larger of both become; of one value alone, black."""
+    """Return a lookup table from the values between `black` and `white` to 8 bits; a single value becomes black."""
     values = np.arange(abs(white - black) + 1)
     shades = (values * (255 / max(1, abs(white - black)))).round().astype(np.uint8)
     return shades if white >= black else shades[::-1]
 
 
 def deep_samples(image: Image.Image, data: bytes | None, how: str) -> Samples | None:
-    """Return the samples of an image that Pillow does not bring to 8 bits as a viewer does; None of others.
+    """Return the samples of an image that Pillow does not convert to 8 bits as image viewers do; None for others.
 
     Args:
-        image: opened, and loaded or not.
-        data: of its file, where it is not loaded.
-        how: what white is: "declared" or "range".
+        image: an opened image, loaded or not.
+        data: the bytes of its file if it is not loaded.
+        how: which value is white: "declared" or "range", see `decode.decode_rgb`.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         form = tiff.layout(image.tag_v2)
@@ -114,7 +114,7 @@ def deep_samples(image: Image.Image, data: bytes | None, how: str) -> Samples | 
 
 
 def _of_mode(image: Image.Image, white: int = WHITE_16) -> Samples:
-    """Return the samples that Pillow holds of a gray image, laid on white where one value is transparent."""
+    """Return the samples of a gray image as loaded by Pillow, with the value that is transparent, if any."""
 
     def rows(top: int, bottom: int) -> NDArray[Any]:
         return np.asarray(image.crop((0, top, image.width, bottom)))[:, :, None]
@@ -159,13 +159,13 @@ def _of_png(image: PngImagePlugin.PngImageFile, data: bytes, how: str) -> Sample
     if raw_mode == "I;16B":
         return _of_mode(image)
     if raw_mode in GRAY_STEPS and key is not None:
-        # Pillow spreads the values over 0 to 255, and forgets the transparent one.
+        # Pillow scales the values to 0 to 255, but not the transparent value.
         return replace(_of_mode(image, 255), transparent=(key * GRAY_STEPS[raw_mode],))
     if not raw_mode.endswith(";16B") or (how == "declared" and key is None):
         return None
     if raw_mode == "LA;16B":
         values = _png_as(data, "RGBA").view(">u2").astype(np.uint16)
-    else:  # the decoder gives one byte of each sample at a time
+    else:  # each decoding gives one byte of each sample
         high, low = _png_as(data, raw_mode), _png_as(data, raw_mode.replace(";16B", ";16L"))
         values = high.astype(np.uint16)
         values <<= 8
@@ -184,13 +184,13 @@ def _of_png(image: PngImagePlugin.PngImageFile, data: bytes, how: str) -> Sample
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """Return how Pillow is going to understand the bytes of a file that is not loaded yet."""
+    """Return the raw mode in which Pillow will decode a file that is not loaded yet."""
     arguments = image.tile[0].args
     return str(arguments[0]) if isinstance(arguments, tuple) else str(arguments)
 
 
 def _png_as(data: bytes, raw_mode: str) -> NDArray[np.uint8]:
-    """Decode a PNG whose samples are to be understood in another way."""
+    """Decode a PNG with another raw mode than Pillow's choice."""
     image = Image.open(io.BytesIO(data), formats=["PNG"])
     image.tile = [part._replace(args=raw_mode) for part in image.tile]
     return np.asarray(image)

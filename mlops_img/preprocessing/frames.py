@@ -1,4 +1,7 @@
-"""Where the first picture of an animation lies on its canvas: viewers leave the rest transparent, Pillow does not."""
+"""Find the position of the first frame on the canvas of an animation.
+
+Image viewers leave the canvas around the frame transparent; Pillow does not.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ RIFF_HEADER, CHUNK_HEADER = 12, 8
 
 
 def first_frame(image: Image.Image, data: bytes | None) -> Box | None:
-    """Return the place of the first picture where it is smaller than its canvas and may be opaque.
+    """Return the position of the first frame if it is smaller than the canvas and may be opaque.
 
     Args:
-        image: opened, and not loaded yet.
-        data: of its file; None where it is not at hand.
+        image: an image that is opened and not yet loaded.
+        data: the bytes of its file; None if they are not available.
 
     Returns:
-        None where the picture fills the canvas, or where Pillow leaves the rest transparent.
+        None if the frame fills the canvas, or if Pillow leaves the canvas around it transparent.
     """
     box: Box | None = None
     if isinstance(image, GifImagePlugin.GifImageFile) and image.tile and data is not None:
@@ -27,14 +30,14 @@ def first_frame(image: Image.Image, data: bytes | None) -> Box | None:
 
 
 def _first_webp_frame(data: bytes) -> Box | None:
-    place = RIFF_HEADER
-    while place + CHUNK_HEADER <= len(data):
-        kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+    offset = RIFF_HEADER
+    while offset + CHUNK_HEADER <= len(data):
+        kind, size = data[offset : offset + 4], int.from_bytes(data[offset + 4 : offset + 8], "little")
         if kind == b"ANMF":
-            start = place + CHUNK_HEADER
+            start = offset + CHUNK_HEADER
             left, top, width, height = (
                 int.from_bytes(data[at : at + 3], "little") for at in range(start, start + 12, 3)
             )
             return 2 * left, 2 * top, 2 * left + width + 1, 2 * top + height + 1
-        place += CHUNK_HEADER + size + size % 2
+        offset += CHUNK_HEADER + size + size % 2
     return None

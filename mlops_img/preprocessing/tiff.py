@@ -1,8 +1,8 @@
-"""The samples of a TIFF as they stand in the file, where Pillow would not read them or would read them wrongly.
+"""Read the samples of TIFFs that Pillow cannot read or reads incorrectly.
 
-Those are samples of 3, 5, 6, 7 and 9 to 15 bits, signed ones, 16-bit ones of which 0 is white, with alpha beside gray
-or in separate planes, and 32-bit ones. Pillow and libtiff still do the reading: of a TIFF with a new directory, which
-describes the same strips or tiles as 8-bit gray pixels, so that what comes out are the bytes of the file, decompressed.
+These are samples of 3, 5, 6, 7 and 9 to 15 bits; signed samples; 16-bit samples where 0 is white, of gray with alpha or
+in separate planes; and 32-bit samples. Pillow and libtiff still read the file, with a new directory that describes the
+same strips or tiles as 8-bit gray pixels. The result is the decompressed bytes of the file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SEPARATE = 2  # planes
 HORIZONTAL = 2  # predictor
 UNCOMPRESSED, PADDED_TO_16_BITS = 1, 32771
 ASSOCIATED, UNASSOCIATED = 1, 2  # alpha
-# Pillow opens what has an entry in its table. The raw mode does not exist, so that it never decodes such a file itself.
+# A raw mode that does not exist: Pillow opens the files that have an entry in its table, but cannot decode these.
 NOT_FOR_PILLOW = "read by mlops_img"
 UNPACKED_AT_ONCE = 2**22  # bytes
 DEPTHS = (*range(1, 17), 32)
 
 
-def let_pillow_open_deep_tiffs() -> None:
-    """Have `Image.open` accept the files that `read_samples` reads, for their size and tags."""
+def register_deep_tiffs() -> None:
+    """Make `Image.open` accept the files that `read_samples` reads, to get their size and tags."""
     table: dict[Any, tuple[str, str]] = TiffImagePlugin.OPEN_INFO
     for prefix, fill_order, bits in product((b"II", b"MM"), (1, 2), DEPTHS):
         for photometric, sample_format in product((WHITE_IS_ZERO, BLACK_IS_ZERO), (UNSIGNED, SIGNED)):
@@ -49,17 +49,17 @@ def let_pillow_open_deep_tiffs() -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a TIFF lays out its samples.
+    """The sample layout of a TIFF.
 
     Attributes:
-        bits: of each sample.
-        signed: samples are two's complement.
-        channels: samples of a pixel, with those of `extra`.
-        photometric: what 0 means: white, black, or no red, green and blue.
-        extra: what the channel behind the colors is, 0 for nothing known; None where there is none.
-        separate: each channel lies in a plane of its own.
-        compressed: by any method.
-        most: the largest value, as the tags declare it; None where they do not.
+        bits: bits per sample.
+        signed: whether samples are in two's complement.
+        channels: samples per pixel, including the extra channel.
+        photometric: `WHITE_IS_ZERO`, `BLACK_IS_ZERO` or `RGB`.
+        extra: `ASSOCIATED`, `UNASSOCIATED` or 0 (unspecified) for the channel after the colors; None without one.
+        separate: whether each channel is stored in its own plane.
+        compressed: whether the samples are compressed, by any method.
+        most: the largest value that the tags declare; None if they do not.
     """
 
     bits: int
@@ -73,18 +73,18 @@ class Layout:
 
     @property
     def is_read_by_pillow(self) -> bool:
-        """Pillow gives the right values, or at least their 8 highest bits."""
+        """Whether Pillow reads the correct values, or at least their 8 most significant bits."""
         if self.bits in (1, 2, 4):
             return not self.signed and self.channels == 1
         if self.bits == 8:
             return not self.signed
         gray = self.channels == 1 and self.photometric == BLACK_IS_ZERO
-        planes = self.separate and not self.compressed  # read wrongly by Pillow
+        planes = self.separate and not self.compressed  # read incorrectly by Pillow
         return self.bits == 16 and not self.signed and (gray or (self.photometric == RGB and not planes))
 
     @property
     def declared_range(self) -> tuple[int, int]:
-        """The values of black and white, or of white and black, as the file declares them; of 32 bits, 16 are used."""
+        """The smallest and the largest value that the file declares; for 32 bits, those of 16 bits."""
         if self.bits == 32:
             return 0, 2**16 - 1
         if self.signed:
@@ -117,9 +117,9 @@ def layout(tags: TiffImagePlugin.ImageFileDirectory_v2) -> Layout | None:
 
 
 def _declared_most(value: Any, bits: int) -> int | None:
-    """Return MaxSampleValue where it declares a depth, such as 4095 of 12 bits in 16.
+    """Return MaxSampleValue if it declares a bit depth, such as 4095 for 12 bits stored in 16; else None.
 
-    Other values are statistics of the picture, which must not change how it looks (TIFF 6.0, section 8).
+    Other values are statistics of the pixels, which must not change how the image looks (TIFF 6.0, section 8).
     """
     most = value[0] if isinstance(value, tuple) else value
     if isinstance(most, int) and 8 < most.bit_length() < bits and most & (most + 1) == 0:
@@ -128,19 +128,19 @@ def _declared_most(value: Any, bits: int) -> int | None:
 
 
 def read_samples(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2, form: Layout) -> NDArray[Any]:
-    """Read a TIFF's samples.
+    """Read the samples of a TIFF.
 
     Args:
-        data: of the file.
-        tags: of its first picture.
+        data: the bytes of the file.
+        tags: the tags of its first image.
         form: `layout(tags)`.
 
     Returns:
-        uint16, or int16, int8, uint32 or int32 where the file holds such numbers: (height, width, channels), as they
-        are stored: not turned by the orientation tag.
+        The samples as stored, without the orientation applied: (height, width, channels), uint16, or int16, int8,
+        uint32 or int32 according to the file.
 
     Raises:
-        Exception: many kinds, where the file is damaged.
+        Exception: of many types, if the file is damaged.
     """
     if form.separate:
         return np.concatenate([_read_plane(data, tags, form, plane) for plane in range(form.channels)], axis=2)
@@ -150,14 +150,14 @@ def read_samples(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2, form:
 def _read_plane(
     data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2, form: Layout, plane: int | None
 ) -> NDArray[Any]:
-    """Read one plane, or all channels where `plane` is None and they lie side by side."""
+    """Read one plane; or all channels, stored pixel by pixel, if `plane` is None."""
     width, height = tags[WIDTH], tags[HEIGHT]
     channels = form.channels if plane is None else 1
     bits = 16 if _fills_words(tags, form) else form.bits
     tiled = TILE_OFFSETS in tags
     across = tags[TILE_WIDTH] if tiled else width
     if tiled and across * channels * bits % 8:
-        raise ValueError("its tiles end within a byte")
+        raise ValueError("rows of its tiles do not end at a byte boundary")
     row = (across * channels * bits + 7) // 8  # bytes
     described: dict[int, tuple[int, ...]] = {
         HEIGHT: (height,),
@@ -187,7 +187,7 @@ def _read_plane(
 
 
 def _fills_words(tags: TiffImagePlugin.ImageFileDirectory_v2, form: Layout) -> bool:
-    """Say whether samples of 9 to 15 bits are not packed, as TIFF demands, but take 16 bits each."""
+    """Return whether samples of 9 to 15 bits take 16 bits each instead of being packed as TIFF requires."""
     if not 8 < form.bits < 16:
         return False
     if tags.get(COMPRESSION) == PADDED_TO_16_BITS:
@@ -197,7 +197,7 @@ def _fills_words(tags: TiffImagePlugin.ImageFileDirectory_v2, form: Layout) -> b
 
 
 def _numbers(stored: NDArray[np.uint8], bits: int, signed: bool, order: str) -> NDArray[Any]:
-    """Turn the bytes of rows, uint8 (height, tiles, n), into numbers, (height, tiles, n * 8 // bits)."""
+    """Convert the bytes of rows, uint8 (height, tiles, n), to numbers, (height, tiles, n * 8 // bits)."""
     if bits in (8, 16, 32):
         kind = f"{order}{'i' if signed else 'u'}{bits // 8}"
         return np.ascontiguousarray(stored).view(kind).astype(kind.replace(order, "="))
@@ -211,26 +211,26 @@ def _unpacked(stored: NDArray[np.uint8], bits: int) -> NDArray[np.uint16]:
     single: NDArray[Any] = np.unpackbits(stored, axis=-1)
     single = single[..., : single.shape[-1] // bits * bits].reshape(*stored.shape[:-1], -1, bits)
     values: NDArray[np.uint16] = np.zeros(single.shape[:-1], np.uint16)
-    for place in range(bits):
+    for index in range(bits):
         values <<= 1
-        values |= single[..., place]
+        values |= single[..., index]
     return values
 
 
 def _redescribed(data: bytes, prefix: bytes, described: dict[int, tuple[int, ...]]) -> bytes:
-    """Return the file with one directory, behind its data, that holds these tags."""
+    """Return the file with a new directory of these tags appended to its data."""
     order = "<" if prefix == b"II" else ">"
     start = len(data) + len(data) % 2
-    place = start + 2 + 12 * len(described) + 4  # of values that do not fit into their entry
-    entries, values_behind = b"", b""
+    offset = start + 2 + 12 * len(described) + 4  # of the values that do not fit into their entries
+    entries, long_values = b"", b""
     for tag, values in sorted(described.items()):
         packed = struct.pack(f"{order}{len(values)}L", *values)
         if len(values) > 1:
-            packed, values_behind = struct.pack(f"{order}L", place + len(values_behind)), values_behind + packed
+            packed, long_values = struct.pack(f"{order}L", offset + len(long_values)), long_values + packed
         entries += struct.pack(f"{order}HHL", tag, 4, len(values)) + packed
     header = prefix + struct.pack(f"{order}HL", 42, start)
-    directory = struct.pack(f"{order}H", len(described)) + entries + bytes(4) + values_behind
+    directory = struct.pack(f"{order}H", len(described)) + entries + bytes(4) + long_values
     return header + data[8:].ljust(start - 8, b"\0") + directory
 
 
-let_pillow_open_deep_tiffs()
+register_deep_tiffs()

@@ -1,4 +1,4 @@
-"""Files of more than 8 bits a channel, of kinds that Pillow does not write."""
+"""Write files of more than 8 bits per channel that Pillow cannot write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = Sequence[int]  # the samples of a row, one pixel after the other
 
 
 def packed(rows: Sequence[Row], bits: int, order: str = "<") -> list[bytes]:
-    """Return each row's samples: as TIFF packs them, the highest bit first, or 8, 16 and 32 bits as whole numbers."""
+    """Return the bytes of each row: packed as in TIFF, most significant bit first; 8, 16 and 32 bits as integers."""
     if bits in (8, 16, 32):
         kind = {8: "B", 16: "H", 32: "L"}[bits]
         return [struct.pack(f"{order}{len(row)}{kind}", *(value % 2**bits for value in row)) for row in rows]
@@ -34,7 +34,7 @@ def tiff(
     tile: int | None = None,
     **tags: int,
 ) -> bytes:
-    """Write a TIFF of these strips or square tiles; further tags as t281=4095."""
+    """Write a TIFF of strips or square tiles; other tags are given by number, e.g. t281=4095."""
     strips = [zlib.compress(strip) for strip in strips] if deflate else list(strips)
     offsets = [8]
     for strip in strips:
@@ -57,15 +57,15 @@ def tiff(
         entries |= {273: offsets[:-1], 278: [per_strip], 279: sizes}
     entries |= {int(name[1:]): [value] for name, value in tags.items()}
     start = offsets[-1] + offsets[-1] % 2
-    place, directory, behind = start + 2 + 12 * len(entries) + 4, b"", b""
+    offset, directory, long_values = start + 2 + 12 * len(entries) + 4, b"", b""
     for tag, values in sorted(entries.items()):
         content = struct.pack(f"{order}{len(values)}L", *values)
         if len(values) > 1:
-            content, behind = struct.pack(f"{order}L", place + len(behind)), behind + content
+            content, long_values = struct.pack(f"{order}L", offset + len(long_values)), long_values + content
         directory += struct.pack(f"{order}HHL", tag, 4, len(values)) + content
     header = struct.pack(f"{order}2sHL", b"II" if order == "<" else b"MM", 42, start)
     count = struct.pack(f"{order}H", len(entries))
-    return header + b"".join(strips).ljust(start - 8, b"\0") + count + directory + bytes(4) + behind
+    return header + b"".join(strips).ljust(start - 8, b"\0") + count + directory + bytes(4) + long_values
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -73,7 +73,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def deep_png(rows: Sequence[Row], width: int, color: int, bits: int = 16, **chunks: bytes) -> bytes:
-    """Write a PNG of a color type (0 gray, 2 RGB, 4 gray with alpha, 6 RGBA) with further chunks before the pixels."""
+    """Write a PNG of a color type (0 gray, 2 RGB, 4 gray with alpha, 6 RGBA) with more chunks before the pixels."""
     header = struct.pack(">LLBBBBB", width, len(rows), bits, color, 0, 0, 0)
     lines = b"".join(b"\0" + line for line in packed(rows, bits, ">"))
     further = b"".join(png_chunk(name.encode(), content) for name, content in chunks.items())

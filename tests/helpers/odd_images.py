@@ -1,4 +1,4 @@
-"""Images that are odd but right: whatever a viewer shows must be predicted."""
+"""Unusual but valid images: the service must predict every image that an image viewer shows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ORIENTATION = 0x0112  # EXIF
 
 
 def modes() -> Files:
-    """Return the picture in every kind of pixels."""
+    """Return one image in every pixel format."""
     image = picture()
     gray16 = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     gray_and_alpha = image.convert("LA")
     gray_and_alpha.putalpha(image.getchannel("R"))
-    see_through = image.copy()
-    see_through.putalpha(image.getchannel("G"))
+    transparent = image.copy()
+    transparent.putalpha(image.getchannel("G"))
     return {
         "cmyk jpeg": encoded(image.convert("CMYK"), "JPEG"),
         "gray jpeg": encoded(image.convert("L"), "JPEG"),
@@ -29,18 +29,18 @@ def modes() -> Files:
         "gray png with alpha": encoded(gray_and_alpha, "PNG"),
         "black and white png": encoded(image.convert("1"), "PNG"),
         "palette png": encoded(image.quantize(16), "PNG"),
-        "palette png with a hole": encoded(image.quantize(16), "PNG", transparency=3),
-        "rgba png": encoded(see_through, "PNG"),
-        "rgba webp": encoded(see_through, "WEBP"),
+        "palette png with a transparent color": encoded(image.quantize(16), "PNG", transparency=3),
+        "rgba png": encoded(transparent, "PNG"),
+        "rgba webp": encoded(transparent, "WEBP"),
         "palette bmp": encoded(image.quantize(16), "BMP"),
-        "bmp of run lengths": bmp(8, 2, 1, b"\x08\x01\0\0\x04\0\x04\x01\0\1"),
+        "run-length encoded bmp": bmp(8, 2, 1, b"\x08\x01\0\0\x04\0\x04\x01\0\1"),
         "black and white tiff": encoded(image.convert("1"), "TIFF", compression="group4"),
         "progressive jpeg of many scans": progressive_jpeg(64, scans=50),
     }
 
 
 def several_frames() -> Files:
-    """Return files with more than one picture, of which the first counts."""
+    """Return files of several images, of which the first is decoded."""
     others = [draw_shape(kind, 3, side=64) for kind in ("square", "stripes")]
     options = {"save_all": True, "append_images": others}
     thumbnail = encoded(others[0].resize((16, 16)), "JPEG")
@@ -50,13 +50,13 @@ def several_frames() -> Files:
         "animated png": encoded(picture(), "PNG", **options),
         "tiff of pages": encoded(picture(), "TIFF", **options),
         "mpo": encoded(picture(), "MPO", **options),
-        "jpeg with a film behind it": sound()["jpeg"] + b"\0\0\0\x18ftypmp42" + bytes(10_000),
-        "jpeg with a thumbnail in it": encoded(picture(), "JPEG", comment=thumbnail),
+        "jpeg with a video appended": sound()["jpeg"] + b"\0\0\0\x18ftypmp42" + bytes(10_000),
+        "jpeg with a thumbnail": encoded(picture(), "JPEG", comment=thumbnail),
     }
 
 
 def turned() -> Files:
-    """Return the picture with each of EXIF's orientations."""
+    """Return one image with each EXIF orientation."""
     files = {}
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -67,7 +67,7 @@ def turned() -> Files:
 
 
 def extreme_sizes() -> Files:
-    """Return images of one pixel, and some that are nearly a line."""
+    """Return an image of a single pixel and very elongated images."""
     sizes = [(1, 1), (3000, 1), (1, 3000), (4000, 3), (2, 16_000)]
     files = {}
     for size in sizes:

@@ -1,4 +1,4 @@
-"""What the tests of data sources share."""
+"""Helpers of the tests of data sources."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def table_of(config: DataConfig) -> Table:
 
 
 def names(images: ImageSet, root: Path) -> list[str]:
-    """Return the images' paths below `root`."""
+    """Return the paths of the images relative to `root`."""
     return [str(Path(path).relative_to(root)) for path in images.paths]
 
 
 def save(path: Path, seed: int = 0, kind: str = "circle") -> Path:
-    """Draw a shape into a file."""
+    """Save a drawing of a shape to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_shape(kind, seed).save(path)
     return path

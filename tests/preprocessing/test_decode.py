@@ -1,4 +1,4 @@
-"""Decoding: what image files hold, in every form that Pillow writes, comes out as the RGB that a viewer shows."""
+"""Decoding: files of every mode and format that Pillow writes become the RGB that an image viewer shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlops_img.preprocessing import decode
 from mlops_img.preprocessing.decode import BadImageError, decode_rgb
 from tests.helpers.shapes import draw_shape
 
-# pytest sets the filters anew for each test, so decode.py's own does not hold here.
+# pytest resets the warning filters for each test, which removes the filter that decode.py sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 ORIENTATION = 0x0112  # EXIF
@@ -44,7 +44,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
-    """Write a PNG of a kind that Pillow does not write."""
+    """Write a PNG of a color type and bit depth that Pillow does not write."""
     header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
@@ -54,10 +54,10 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
-# What the modes of an image become.
+# Image modes.
 
 
-def test_rgb_pixels_come_out_as_they_are() -> None:
+def test_rgb_pixels_are_unchanged() -> None:
     pixels = noise(5, 7, 3)
     decoded = decode_rgb(encoded(Image.fromarray(pixels), "PNG"))
     assert decoded.dtype == np.uint8
@@ -73,7 +73,7 @@ def test_gray_becomes_three_equal_channels(kind: str) -> None:
     np.testing.assert_array_equal(decoded, np.repeat(gray[:, :, None], 3, axis=2))
 
 
-def test_transparent_parts_are_laid_on_white() -> None:
+def test_rgba_is_composited_on_white() -> None:
     colors, alpha = noise(5, 7, 3), noise(5, 7, 1, seed=1)
     alpha[0, 0], alpha[0, 1] = 0, 255
     decoded = decode_rgb(encoded(Image.fromarray(np.concatenate([colors, alpha], axis=2)), "PNG"))
@@ -83,7 +83,7 @@ def test_transparent_parts_are_laid_on_white() -> None:
     np.testing.assert_array_equal(decoded[0, 1], colors[0, 1])
 
 
-def test_gray_with_alpha_is_laid_on_white() -> None:
+def test_gray_with_alpha_is_composited_on_white() -> None:
     image = Image.fromarray(np.stack([np.full((4, 4), 40, np.uint8), np.full((4, 4), 0, np.uint8)], axis=2), "LA")
     image.putpixel((1, 0), (40, 255))
     decoded = decode_rgb(encoded(image, "PNG"))
@@ -92,7 +92,7 @@ def test_gray_with_alpha_is_laid_on_white() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
-def test_palette_becomes_its_colors(kind: str) -> None:
+def test_palette_image_becomes_rgb(kind: str) -> None:
     picture = draw_shape("circle", 3)
     image = picture.quantize(16)
     np.testing.assert_array_equal(decode_rgb(encoded(image, kind)), np.asarray(image.convert("RGB")))
@@ -108,7 +108,7 @@ def test_transparent_palette_entry_becomes_white(kind: str) -> None:
     assert decoded[0, 0].tolist() == [200, 100, 50]
 
 
-def test_palette_with_several_transparencies_is_laid_on_white() -> None:
+def test_palette_with_alpha_values_is_composited_on_white() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([0, 0, 0, 100, 100, 100])
     image.putpixel((1, 0), 1)
@@ -117,7 +117,7 @@ def test_palette_with_several_transparencies_is_laid_on_white() -> None:
     assert decoded[0, 1].tolist() == [255, 255, 255]
 
 
-def test_rgb_png_with_a_transparent_color_is_laid_on_white() -> None:
+def test_transparent_color_of_an_rgb_png_becomes_white() -> None:
     image = Image.new("RGB", (3, 1), (9, 8, 7))
     image.putpixel((0, 0), (1, 2, 3))
     assert decode_rgb(encoded(image, "PNG", transparency=(1, 2, 3)))[0].tolist() == [[255] * 3, [9, 8, 7], [9, 8, 7]]
@@ -130,15 +130,15 @@ def test_one_bit_becomes_black_and_white() -> None:
 
 
 @pytest.mark.parametrize("color", ["red", "white", "black", "#3fa07c"])
-def test_cmyk_jpeg_shows_its_colors_and_not_their_negative(color: str) -> None:
-    # Pillow writes the inverted values that Adobe's programs write and all expect.
+def test_cmyk_jpeg_is_not_inverted(color: str) -> None:
+    # Like Adobe's programs, Pillow writes inverted values, which decoders expect.
     image = Image.new("RGB", (32, 24), color).convert("CMYK")
     data = encoded(image, "JPEG", quality=95)
     assert Image.open(io.BytesIO(data)).mode == "CMYK"
     assert difference(decode_rgb(data), np.asarray(image.convert("RGB"))) <= 4
 
 
-def test_cmyk_tiff_shows_its_colors() -> None:
+def test_cmyk_tiff_becomes_rgb() -> None:
     image = Image.fromarray(noise(5, 6, 4), "CMYK")
     np.testing.assert_array_equal(decode_rgb(encoded(image, "TIFF")), np.asarray(image.convert("RGB")))
 
@@ -171,55 +171,55 @@ def test_16_bit_color_png_keeps_its_colors(color: int, channels: int) -> None:
     assert difference(decoded, (values[:, :, :3] / 257).round().astype(np.uint8)) <= 1
 
 
-def test_mode_i_in_memory_is_taken_as_16_bits() -> None:
+def test_mode_i_image_in_memory_is_decoded_as_16_bits() -> None:
     image = Image.fromarray(np.array([[0, 257, 65_535]], np.int32))
     assert image.mode == "I"
     assert decode_rgb(image)[0, :, 0].tolist() == [0, 1, 255]
 
 
 @pytest.mark.parametrize("values", [[0, 70_000], [-5, 100]])
-def test_numbers_beyond_16_bits_are_refused_and_not_clipped(values: list[int]) -> None:
+def test_values_outside_16_bits_are_rejected_and_not_clipped(values: list[int]) -> None:
     data = encoded(Image.fromarray(np.array([values], np.int32)), "TIFF")
     with pytest.raises(BadImageError, match=f"from {values[0]} to {values[1]}"):
         decode_rgb(data)
 
 
-def test_floating_point_pixels_are_refused_and_not_shown_black() -> None:
+def test_floating_point_pixels_are_rejected() -> None:
     data = encoded(Image.fromarray(np.random.default_rng(0).random((4, 4), np.float32)), "TIFF")
-    with pytest.raises(BadImageError, match="do not say what white is"):
+    with pytest.raises(BadImageError, match="have no defined white"):
         decode_rgb(data)
 
 
-# Which way is up.
+# Orientation.
 
 
-def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn an upright picture to what a camera stores with this orientation."""
-    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that undoes the viewer's
+def stored_with(image: Image.Image, orientation: int) -> Image.Image:
+    """Transform an upright image to what a camera stores with this orientation."""
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the inverse of the viewer's operation
     return image if orientation == 1 else image.transpose(Image.Transpose(back[orientation]))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_exif_orientation_gives_the_upright_picture(kind: str, orientation: int) -> None:
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     upright = draw_shape("stripes", 5)
-    stored = turned(upright, orientation)
+    stored = stored_with(upright, orientation)
     options = {"lossless": True} if kind == "WEBP" else {}
     decoded = decode_rgb(encoded(stored, kind, exif=oriented(orientation), **options))
     np.testing.assert_array_equal(decoded, np.asarray(upright))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_jpeg_orientation_gives_the_upright_picture_to_the_bit(orientation: int) -> None:
+def test_exif_orientation_of_a_jpeg_is_applied_exactly_as_by_pillow(orientation: int) -> None:
     upright = draw_shape("circle", 5)
-    data = encoded(turned(upright, orientation), "JPEG", exif=oriented(orientation), quality=95)
+    data = encoded(stored_with(upright, orientation), "JPEG", exif=oriented(orientation), quality=95)
     decoded = decode_rgb(data)
     assert decoded.flags.c_contiguous
     np.testing.assert_array_equal(decoded, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
     assert np.abs(decoded.astype(int) - np.asarray(upright)).mean() < 8
 
 
-def test_jpeg_whose_exif_follows_a_large_color_profile_is_turned() -> None:
+def test_exif_orientation_after_a_large_color_profile_is_applied() -> None:
     data = encoded(draw_shape("circle", 5), "JPEG", exif=oriented(6))
     start = data.index(b"Exif\0\0") - 4
     assert data[start : start + 2] == b"\xff\xe1"
@@ -228,7 +228,7 @@ def test_jpeg_whose_exif_follows_a_large_color_profile_is_turned() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 9, 65_535])
-def test_impossible_orientation_is_ignored(value: int) -> None:
+def test_invalid_orientation_is_ignored(value: int) -> None:
     image = draw_shape("square", 1)
     plain, odd = encoded(image, "JPEG"), encoded(image, "JPEG", exif=oriented(value))
     np.testing.assert_array_equal(decode_rgb(odd), decode_rgb(plain))
@@ -236,19 +236,19 @@ def test_impossible_orientation_is_ignored(value: int) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("block", [b"junk", b"MM\0*", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
-def test_damaged_exif_does_not_make_a_good_picture_bad(kind: str, block: bytes) -> None:
+def test_damaged_exif_is_ignored(kind: str, block: bytes) -> None:
     image = draw_shape("square", 1)
     damaged = encoded(image, kind, exif=b"Exif\0\0" + block)
     np.testing.assert_array_equal(decode_rgb(damaged), decode_rgb(encoded(image, kind)))
 
 
-# JPEG's fast path.
+# JPEGs decoded by libjpeg-turbo without Pillow.
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("size", [(64, 48), (37, 53), (1, 1), (7, 300)])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_fast_path_equals_pillow_to_the_bit(subsampling: str, size: tuple[int, int], progressive: bool) -> None:
+def test_jpeg_pixels_equal_those_of_pillow(subsampling: str, size: tuple[int, int], progressive: bool) -> None:
     image = Image.fromarray(noise(size[1], size[0], 3))
     data = encoded(image, "JPEG", quality=80, subsampling=subsampling, progressive=progressive)
     assert decode._decode_jpeg(data) is not None
@@ -256,26 +256,26 @@ def test_jpeg_fast_path_equals_pillow_to_the_bit(subsampling: str, size: tuple[i
 
 
 @pytest.mark.parametrize("options", [{"keep_rgb": True}, {"restart_marker_blocks": 1}, {"optimize": True}])
-def test_unusual_jpegs_equal_pillow_to_the_bit(options: dict[str, Any]) -> None:
+def test_pixels_of_unusual_jpegs_equal_those_of_pillow(options: dict[str, Any]) -> None:
     data = encoded(Image.fromarray(noise(40, 30, 3)), "JPEG", **options)
     np.testing.assert_array_equal(decode_rgb(data), np.asarray(Image.open(io.BytesIO(data))))
 
 
-def test_gray_jpeg_equals_pillow_to_the_bit() -> None:
+def test_pixels_of_a_gray_jpeg_equal_those_of_pillow() -> None:
     data = encoded(Image.fromarray(noise(40, 30)), "JPEG")
     np.testing.assert_array_equal(decode_rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
-def test_photo_with_camera_exif_takes_the_fast_path() -> None:
+def test_jpeg_with_camera_exif_is_decoded_without_pillow() -> None:
     data = encoded(draw_shape("circle", 2), "JPEG", exif=oriented(1))
     assert decode._decode_jpeg(data) is not None
 
 
-# Other containers.
+# Other file formats.
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_several_frames_the_first_counts(kind: str) -> None:
+def test_only_the_first_of_several_frames_is_decoded(kind: str) -> None:
     frames = [Image.new("RGB", (12, 10), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -283,13 +283,13 @@ def test_of_several_frames_the_first_counts(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["BMP", "PPM", "TIFF", "TGA", "WEBP", "JPEG2000", "QOI"])
-def test_lossless_containers_give_the_same_pixels(kind: str) -> None:
+def test_lossless_formats_give_the_same_pixels(kind: str) -> None:
     image = draw_shape("square", 4)
     options = {"lossless": True} if kind == "WEBP" else {}
     np.testing.assert_array_equal(decode_rgb(encoded(image, kind, **options)), np.asarray(image))
 
 
-def test_a_pillow_image_of_the_caller_stays_as_it_was() -> None:
+def test_the_pillow_image_of_the_caller_is_not_changed() -> None:
     data = encoded(draw_shape("circle", 0).convert("RGBA"), "PNG", exif=oriented(6))
     image = Image.open(io.BytesIO(data))
     image.load()

@@ -1,4 +1,4 @@
-"""Decoding what is damaged, cut short, no image at all, or too large."""
+"""Decoding of files that are damaged, truncated, not images or too large."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlops_img.preprocessing.decode import BadImageError, decode_rgb
 from tests.helpers.shapes import draw_shape
 from tests.preprocessing.test_decode import encoded, noise, oriented, png
 
-# pytest sets the filters anew for each test, so decode.py's own does not hold here.
+# pytest resets the warning filters for each test, which removes the filter that decode.py sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 
@@ -26,27 +26,27 @@ def jpeg() -> bytes:
     return encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_truncated_jpeg_is_bad(jpeg: bytes, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9, 0.999])
+def test_truncated_jpeg_is_rejected(jpeg: bytes, fraction: float) -> None:
     with pytest.raises(BadImageError, match=r"(?i)truncated"):
-        decode_rgb(jpeg[: int(len(jpeg) * share)])
+        decode_rgb(jpeg[: int(len(jpeg) * fraction)])
 
 
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
-def test_truncated_png_is_bad(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.9])
+def test_truncated_png_is_rejected(fraction: float) -> None:
     data = encoded(Image.fromarray(noise(64, 64, 3)), "PNG")
     with pytest.raises(BadImageError, match=r"(?i)truncated"):
-        decode_rgb(data[: int(len(data) * share)])
+        decode_rgb(data[: int(len(data) * fraction)])
 
 
-def test_a_flipped_byte_in_a_png_is_noticed() -> None:
+def test_png_with_a_changed_byte_is_rejected() -> None:
     data = bytearray(encoded(Image.fromarray(noise(64, 64, 3)), "PNG"))
     data[len(data) // 2] ^= 0xFF
     with pytest.raises(BadImageError, match="broken data stream"):
         decode_rgb(bytes(data))
 
 
-def test_zero_bytes_and_text_are_named_as_what_they_are(tmp_path: Path) -> None:
+def test_empty_file_and_text_file_have_their_own_messages(tmp_path: Path) -> None:
     text = tmp_path / "page.jpg"
     text.write_text("<html>404 Not Found</html>")
     with pytest.raises(BadImageError, match=r"^empty file$"):
@@ -56,10 +56,10 @@ def test_zero_bytes_and_text_are_named_as_what_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "ICO"])
-def test_whatever_the_damage_it_is_decoded_or_bad_and_nothing_else(
+def test_damaged_files_are_decoded_or_raise_bad_image_error(
     kind: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A size that is damaged may be of gigabytes, and within the limit.
+    # A damaged size may ask for gigabytes, and still be within the limit.
     monkeypatch.setattr(decode, "MAX_PIXELS", 10**6)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6 // 2)
     generator = random.Random(kind)
@@ -77,7 +77,7 @@ def test_whatever_the_damage_it_is_decoded_or_bad_and_nothing_else(
             reasons.append(str(error))
     assert reasons
     assert all(reason and "\n" not in reason for reason in reasons)
-    capfd.readouterr()  # libtiff complains on stderr
+    capfd.readouterr()  # discard the messages that libtiff writes to stderr
 
 
 # Size.
@@ -88,19 +88,19 @@ def test_a_180_megapixel_scan_is_decoded() -> None:
     assert decode_rgb(data).shape == (13_400, 13_400, 3)
 
 
-def test_pillow_is_not_kept_from_opening_a_180_megapixel_png() -> None:
-    with pytest.raises(BadImageError, match="truncated"):  # and not: too many pixels
+def test_size_limit_allows_a_180_megapixel_png() -> None:
+    with pytest.raises(BadImageError, match="truncated"):  # and not "more than ... pixels"
         decode_rgb(png(13_400, 13_400, 8, 0, b""))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_decompression_bomb_is_refused_by_its_header(kind: str) -> None:
+def test_a_decompression_bomb_is_rejected_by_its_header(kind: str) -> None:
     side = 40_000
     if kind == "PNG":
         data = png(side, side, 8, 2, b"")
     else:
         small = encoded(Image.new("RGB", (16, 16)), "JPEG")
-        frame = small.index(b"\xff\xc0") + 5  # height and width stand here
+        frame = small.index(b"\xff\xc0") + 5  # offset of height and width
         data = small[:frame] + 2 * side.to_bytes(2) + small[frame + 4 :]
     with pytest.raises(BadImageError, match="more than 536,870,912 pixels"):
         decode_rgb(data)
@@ -109,7 +109,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(kind: str) -> None:
 # Warnings.
 
 
-def test_pillow_does_not_warn_of_what_changes_no_pixel(tmp_path: Path) -> None:
+def test_pillow_warnings_that_do_not_concern_pixels_are_suppressed(tmp_path: Path) -> None:
     image, path = Image.new("P", (4, 4)), tmp_path / "palette.png"
     image.save(path, transparency=bytes([128, 0]))
     decoding = f"from mlops_img.preprocessing.decode import decode_rgb; decode_rgb(open({str(path)!r}, 'rb').read())"
@@ -122,7 +122,7 @@ def test_pillow_does_not_warn_of_what_changes_no_pixel(tmp_path: Path) -> None:
     assert "UserWarning: Palette images with Transparency" in outcomes[1].stderr
 
 
-def test_threads_decode_alike_and_leave_the_warning_filters_alone() -> None:
+def test_decoding_in_threads_is_deterministic_and_keeps_the_warning_filters() -> None:
     data = encoded(Image.new("P", (20, 20)), "PNG", transparency=bytes([128, 0]))
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""Decoding more than 8 bits a channel: the depth that a file declares says what white is, or the image's own range."""
+"""Decoding of more than 8 bits per channel, scaled by the declared bit depth or by the range of the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlops_img.preprocessing import decode
 from mlops_img.preprocessing.decode import BadImageError, UnsupportedImageError, decode_rgb
 from tests.helpers.deep_files import deep_png, packed, tiff
 
-# pytest sets the filters anew for each test, so decode.py's own does not hold here.
+# pytest resets the warning filters for each test, which removes the filter that decode.py sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 WIDTH, HEIGHT = 37, 5
@@ -28,7 +28,7 @@ def product(*choices: Any) -> list[tuple[Any, ...]]:
 
 
 def samples(bits: int, channels: int = 1, seed: int = 0) -> NDArray[np.int64]:
-    """Return samples of a depth, (HEIGHT, WIDTH, channels), black and white among them."""
+    """Return random samples of a bit depth, (HEIGHT, WIDTH, channels), including black and white."""
     values = np.random.default_rng(seed).integers(0, 2**bits, (HEIGHT, WIDTH, channels))
     values[0, 0], values[0, 1] = 0, 2**bits - 1
     return values
@@ -48,7 +48,7 @@ def gray_tiff(values: NDArray[np.int64], bits: int, **options: Any) -> bytes:
 
 
 def opened(data: bytes) -> Image.Image:
-    """Return the image as the service hands it on: opened, with one decoder, and not loaded."""
+    """Return the image as the service passes it: opened with given formats, and not loaded."""
     return Image.open(io.BytesIO(data), formats=["PNG", "TIFF", "GIF", "WEBP"])
 
 
@@ -57,7 +57,7 @@ def opened(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize(("order", "deflate"), product("<>", [False, True]))
 @pytest.mark.parametrize("bits", DEPTHS)
-def test_gray_tiff_of_any_depth_has_its_own_white(bits: int, order: str, deflate: bool) -> None:
+def test_gray_tiff_of_any_bit_depth_is_scaled_by_its_bit_depth(bits: int, order: str, deflate: bool) -> None:
     values = samples(bits)
     data = gray_tiff(values, bits, order=order, deflate=deflate)
     np.testing.assert_array_equal(decode_rgb(data), shown(values, 2**bits - 1))
@@ -65,14 +65,14 @@ def test_gray_tiff_of_any_depth_has_its_own_white(bits: int, order: str, deflate
 
 
 @pytest.mark.parametrize(("order", "bits"), product("<>", [1, 4, 8, 12, 14, 16]))
-def test_gray_tiff_of_which_zero_is_white_is_not_shown_as_a_negative(order: str, bits: int) -> None:
+def test_gray_tiff_where_zero_is_white_is_inverted(order: str, bits: int) -> None:
     values = samples(bits)
     decoded = decode_rgb(gray_tiff(values, bits, order=order, photometric=0))
     np.testing.assert_array_equal(decoded, 255 - shown(values, 2**bits - 1))
 
 
 @pytest.mark.parametrize(("order", "deflate", "bits"), product("<>", [False, True], [8, 12, 16]))
-def test_signed_tiff_is_black_at_its_lowest_number_and_white_at_its_highest(
+def test_signed_tiff_is_black_at_its_lowest_value_and_white_at_its_highest(
     order: str, deflate: bool, bits: int
 ) -> None:
     values = samples(bits)
@@ -81,7 +81,7 @@ def test_signed_tiff_is_black_at_its_lowest_number_and_white_at_its_highest(
 
 
 @pytest.mark.parametrize(("order", "bits"), product("<>", [10, 12, 14]))
-def test_samples_that_fill_16_bits_each_are_not_taken_for_packed_ones(order: str, bits: int) -> None:
+def test_samples_padded_to_16_bits_are_read(order: str, bits: int) -> None:
     values = samples(bits)
     lines = packed(rows_of(values), 16, order)
     decoded = decode_rgb(tiff([b"".join(lines)], WIDTH, HEIGHT, bits, order=order))
@@ -89,38 +89,38 @@ def test_samples_that_fill_16_bits_each_are_not_taken_for_packed_ones(order: str
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_largest_sample_value_declares_12_bits_in_16(order: str) -> None:
+def test_max_sample_value_declares_12_bits_in_16(order: str) -> None:
     values = samples(12)
     decoded = decode_rgb(gray_tiff(values, 16, order=order, t281=4095))
     np.testing.assert_array_equal(decoded, shown(values, 4095))
 
 
-def test_largest_sample_value_declares_12_bits_of_each_color() -> None:
+def test_max_sample_value_declares_12_bits_of_each_color() -> None:
     values = samples(12, 3)
     data = gray_tiff(values, 16, channels=3, photometric=2, t281=4095)
     np.testing.assert_array_equal(decode_rgb(data), shown(values, 4095))
 
 
 @pytest.mark.parametrize("most", [4000, 65_535, 255, 100_000])
-def test_largest_sample_value_that_is_a_statistic_changes_nothing(most: int) -> None:
+def test_max_sample_value_that_is_a_statistic_is_ignored(most: int) -> None:
     values = samples(12)
     np.testing.assert_array_equal(decode_rgb(gray_tiff(values, 16, t281=most)), shown(values, 65_535))
 
 
-def test_declaration_that_the_pixels_contradict_is_not_followed() -> None:
+def test_max_sample_value_below_the_largest_pixel_is_ignored() -> None:
     values = samples(16)
     np.testing.assert_array_equal(decode_rgb(gray_tiff(values, 16, t281=4095)), shown(values, 65_535))
 
 
 @pytest.mark.parametrize(("order", "bits", "deflate"), product("<>", [4, 10, 12, 14, 16], [False, True]))
-def test_color_tiff_of_any_depth_keeps_its_colors(order: str, bits: int, deflate: bool) -> None:
+def test_color_tiff_of_any_bit_depth_keeps_its_colors(order: str, bits: int, deflate: bool) -> None:
     values = samples(bits, 3)
     decoded = decode_rgb(gray_tiff(values, bits, order=order, channels=3, photometric=2, deflate=deflate))
     np.testing.assert_allclose(decoded.astype(int), shown(values, 2**bits - 1), atol=bits == 16)
 
 
 @pytest.mark.parametrize(("order", "bits", "deflate"), product("<>", [8, 12, 16], [False, True]))
-def test_planes_of_colors_are_put_together(order: str, bits: int, deflate: bool) -> None:
+def test_color_tiff_of_separate_planes_is_read(order: str, bits: int, deflate: bool) -> None:
     values = samples(bits, 3)
     planes = [b"".join(packed(rows_of(values[:, :, [channel]]), bits, order)) for channel in range(3)]
     data = tiff(planes, WIDTH, HEIGHT, bits, order=order, channels=3, photometric=2, deflate=deflate, t284=2)
@@ -128,7 +128,7 @@ def test_planes_of_colors_are_put_together(order: str, bits: int, deflate: bool)
 
 
 @pytest.mark.parametrize(("deflate", "bits"), product([False, True], [12, 16]))
-def test_tiles_are_put_together(deflate: bool, bits: int) -> None:
+def test_tiled_tiff_is_read(deflate: bool, bits: int) -> None:
     values = samples(bits)
     whole = np.zeros((16, 48, 1), np.int64)
     whole[:HEIGHT, :WIDTH] = values
@@ -138,7 +138,7 @@ def test_tiles_are_put_together(deflate: bool, bits: int) -> None:
 
 
 @pytest.mark.parametrize(("order", "channels"), product("<>", [1, 3]))
-def test_differences_between_neighbors_are_added_up(order: str, channels: int) -> None:
+def test_horizontal_predictor_is_applied(order: str, channels: int) -> None:
     values = samples(16, channels)
     steps = np.diff(values, axis=1, prepend=0)
     photometric = {1: 0, 3: 2}[channels]
@@ -151,7 +151,7 @@ def test_differences_between_neighbors_are_added_up(order: str, channels: int) -
 
 
 @pytest.mark.parametrize(("order", "bits", "associated"), product("<>", [8, 16], [False, True]))
-def test_gray_tiff_with_alpha_is_laid_on_white(order: str, bits: int, associated: bool) -> None:
+def test_gray_tiff_with_alpha_is_composited_on_white(order: str, bits: int, associated: bool) -> None:
     most = 2**bits - 1
     gray, alpha = samples(bits)[:, :, 0], samples(bits, seed=1)[:, :, 0]
     stored = (gray * alpha / most).round().astype(np.int64) if associated else gray
@@ -160,7 +160,7 @@ def test_gray_tiff_with_alpha_is_laid_on_white(order: str, bits: int, associated
     np.testing.assert_allclose(decode_rgb(data)[:, :, 0], expected, atol=2)
 
 
-def test_channel_of_no_known_meaning_is_left_out() -> None:
+def test_unspecified_extra_channel_is_ignored() -> None:
     gray, other = samples(12), samples(12, seed=1)
     data = gray_tiff(np.concatenate([gray, other], 2), 12, channels=2, extra=0)
     np.testing.assert_array_equal(decode_rgb(data), shown(gray, 4095))
@@ -168,7 +168,7 @@ def test_channel_of_no_known_meaning_is_left_out() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 1), (16, 0)])
-def test_deep_tiff_is_turned_upright_once(bits: int, photometric: int, orientation: int) -> None:
+def test_orientation_of_a_deep_tiff_is_applied_once(bits: int, photometric: int, orientation: int) -> None:
     values = samples(bits)
     data = gray_tiff(values, bits, photometric=photometric, t274=orientation)
     stored = shown(values, 2**bits - 1) if photometric else 255 - shown(values, 2**bits - 1)
@@ -179,28 +179,30 @@ def test_deep_tiff_is_turned_upright_once(bits: int, photometric: int, orientati
 
 
 @pytest.mark.parametrize(("order", "deflate", "sample_format"), product("<>", [False, True], [1, 2]))
-def test_32_bit_tiff_holds_16_bit_numbers_or_is_refused(order: str, deflate: bool, sample_format: int) -> None:
+def test_32_bit_tiff_is_rejected_unless_its_values_fit_into_16_bits(
+    order: str, deflate: bool, sample_format: int
+) -> None:
     values = samples(16)
     options: dict[str, Any] = {"order": order, "deflate": deflate, "sample_format": sample_format}
     np.testing.assert_array_equal(decode_rgb(gray_tiff(values, 32, **options)), shown(values, 65_535))
-    with pytest.raises(UnsupportedImageError, match="are more than 16 bits hold"):
+    with pytest.raises(UnsupportedImageError, match="do not fit into 16 bits"):
         decode_rgb(gray_tiff(values + 1, 32, **options))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize(("bits", "deflate"), product([12, 16], [False, True]))
-def test_deep_tiff_cut_short_is_damaged(bits: int, deflate: bool, share: float) -> None:
+def test_truncated_deep_tiff_is_reported_as_damaged(bits: int, deflate: bool, fraction: float) -> None:
     whole = gray_tiff(samples(bits), bits, deflate=deflate, photometric=0)
-    # The directory stands at the end here: move the pixels behind it, so that they are what is missing.
+    # The directory is at the end of the file. Move it before the pixels, so that truncation removes pixels.
     (start,) = struct.unpack("<L", whole[4:8])
     data = bytearray(whole[:8] + whole[start:].ljust(start, b"\0") + whole[8:start])
     moved = len(data) - (start - 8)
-    with pytest.raises(BadImageError) as refused:
-        decode_rgb(bytes(data[: moved + int((start - 8) * share)]))
-    assert not isinstance(refused.value, UnsupportedImageError)
+    with pytest.raises(BadImageError) as exc_info:
+        decode_rgb(bytes(data[: moved + int((start - 8) * fraction)]))
+    assert not isinstance(exc_info.value, UnsupportedImageError)
 
 
-def test_tiff_that_claims_more_than_it_holds_takes_no_memory() -> None:
+def test_tiff_of_a_false_size_is_rejected() -> None:
     with pytest.raises(BadImageError):
         decode_rgb(tiff([bytes(100)], 30_000, 30_000, 12))
 
@@ -208,7 +210,7 @@ def test_tiff_that_claims_more_than_it_holds_takes_no_memory() -> None:
 # PNG.
 
 
-def test_16_bit_gray_png_with_a_transparent_value_is_laid_on_white_like_its_8_bit_twin() -> None:
+def test_transparent_value_of_a_16_bit_gray_png_becomes_white_as_for_8_bits() -> None:
     gray = samples(8)
     gray[2, 3] = gray[3, 4] = 77
     twin = deep_png(rows_of(gray), WIDTH, 0, bits=8, tRNS=struct.pack(">H", 77))
@@ -219,18 +221,18 @@ def test_16_bit_gray_png_with_a_transparent_value_is_laid_on_white_like_its_8_bi
     np.testing.assert_array_equal(decode_rgb(opened(deep)), decode_rgb(twin))
 
 
-def test_value_next_to_the_transparent_one_is_seen() -> None:
+def test_values_next_to_the_transparent_value_are_opaque() -> None:
     decoded = decode_rgb(deep_png([[1000, 1001, 999]], 3, 0, tRNS=struct.pack(">H", 1000)))
     assert decoded[0, :, 0].tolist() == [255, 4, 4]
 
 
-def test_16_bit_color_png_with_a_transparent_color_is_laid_on_white_where_it_is_exactly_that() -> None:
+def test_only_the_exact_transparent_color_of_a_16_bit_png_becomes_white() -> None:
     data = deep_png([[1000, 2000, 3000, 1000, 2000, 3001]], 2, 2, tRNS=struct.pack(">HHH", 1000, 2000, 3000))
     assert decode_rgb(data)[0].tolist() == [[255, 255, 255], [4, 8, 12]]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_transparent_value_of_few_bits_is_laid_on_white(bits: int) -> None:
+def test_transparent_value_of_a_png_of_less_than_8_bits_becomes_white(bits: int) -> None:
     most = 2**bits - 1
     values = list(range(most + 1))
     decoded = decode_rgb(deep_png([values], len(values), 0, bits, tRNS=struct.pack(">H", most - 1)))
@@ -238,13 +240,13 @@ def test_transparent_value_of_few_bits_is_laid_on_white(bits: int) -> None:
     assert decoded[0, :, 0].tolist() == expected
 
 
-def test_significant_bits_of_a_png_do_not_change_it() -> None:
-    # Its samples are scaled to all 16 bits, whatever sBIT says (PNG, third edition, 11.3.2.7 and 12.4).
+def test_significant_bits_of_a_png_are_ignored() -> None:
+    # Samples are scaled to the full 16 bits, independent of sBIT (PNG, third edition, 11.3.2.7 and 12.4).
     values = np.array([0, 0x800, 0xFFF]) << 4
     assert decode_rgb(deep_png([values.tolist()], 3, 0, sBIT=b"\x0c"))[0, :, 0].tolist() == [0, 128, 255]
 
 
-# The image's own range.
+# The range of the image.
 
 
 def stretched(values: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -261,7 +263,7 @@ def test_range_stretches_a_png_from_its_smallest_to_its_largest_value(color: int
 
 
 @pytest.mark.parametrize(("color", "channels"), [(4, 2), (6, 4)])
-def test_range_leaves_the_alpha_of_a_png_as_it_is(color: int, channels: int) -> None:
+def test_range_does_not_change_the_alpha_of_a_png(color: int, channels: int) -> None:
     values = samples(12, channels)
     values[:, :, -1] = 65_535
     values[1, 1, -1] = 0
@@ -287,23 +289,23 @@ def test_range_stretches_a_color_tiff() -> None:
     np.testing.assert_array_equal(decode_rgb(data, "range"), stretched(values))
 
 
-def test_range_of_an_image_in_memory_is_stretched() -> None:
+def test_range_stretches_an_image_in_memory() -> None:
     values = samples(10) + 100
     image = Image.fromarray(values[:, :, 0].astype(np.uint16))
     np.testing.assert_array_equal(decode_rgb(image, "range"), stretched(values))
 
 
-def test_range_of_one_value_is_black() -> None:
+def test_range_makes_an_image_of_a_single_value_black() -> None:
     assert not decode_rgb(Image.fromarray(np.full((3, 3), 900, np.uint16)), "range").any()
 
 
-def test_range_leaves_8_bits_as_they_are() -> None:
+def test_range_does_not_change_8_bit_images() -> None:
     image = Image.fromarray(np.array([[10, 20]], np.uint8))
     assert decode_rgb(image, "range")[0, :, 0].tolist() == [10, 20]
 
 
 @pytest.mark.parametrize("how", ["declared", "range"])
-def test_strips_of_deep_images_give_the_pixels_of_the_whole(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deep_images_converted_in_strips_have_the_same_pixels(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values = samples(12, 3)
     files = [gray_tiff(samples(12), 12), deep_png(rows_of(values), WIDTH, 2, tRNS=bytes(6))]
     whole = [decode_rgb(data, how) for data in files]
@@ -313,13 +315,13 @@ def test_strips_of_deep_images_give_the_pixels_of_the_whole(how: str, monkeypatc
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_range_leaves_few_bits_as_they_are(bits: int) -> None:
+def test_range_does_not_change_images_of_less_than_8_bits(bits: int) -> None:
     png = deep_png([[1, 2]], 2, 0, bits, tRNS=struct.pack(">H", 3))
     for data in (png, gray_tiff(samples(5) // 2, 5), gray_tiff(samples(7) // 2 - 64, 8, sample_format=2)):
         np.testing.assert_array_equal(decode_rgb(data, "range"), decode_rgb(data))
 
 
-def test_loaded_tiff_of_which_zero_is_white_is_not_shown_as_a_negative() -> None:
+def test_loaded_tiff_where_zero_is_white_decodes_as_before_loading() -> None:
     values = samples(16)
     image = opened(gray_tiff(values, 16, photometric=0, t274=1))
     twin = decode_rgb(image)

@@ -1,4 +1,4 @@
-"""`data.sixteen_bit`: 12-bit images in 16-bit files are seen alike by every stage, from training to serving."""
+"""`data.sixteen_bit`: every stage from training to serving decodes 12-bit images in 16-bit files in the same way."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 import mlops_img
-from mlops_img.audit import audit
 from mlops_img.bundle.manifest import PreprocessingInfo
 from mlops_img.bundle.predictor import Predictor
 from mlops_img.config.commands import AuditConfig
 from mlops_img.config.data import FolderConfig
+from mlops_img.config.rules import validate
 from mlops_img.data import loader
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError
@@ -36,7 +36,7 @@ OLD = {"image_size": 8, "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3, "
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """30 images of 12 bits, in 16-bit files that do not say so."""
+    """Write 30 images of 12 bits in 16-bit files that do not declare the bit depth."""
     for kind in SHAPES:
         (tmp_path / "photos" / kind).mkdir(parents=True)
         for seed in range(10):
@@ -48,20 +48,20 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The squares that every stage fed to a model from here on."""
+    """Record the preprocessed images of every batch from now on."""
     squares: list[bytes] = []
     stack = loader.stack
 
-    def noting(images: Sequence[Tensor]) -> Tensor:
+    def recording_stack(images: Sequence[Tensor]) -> Tensor:
         squares.extend(image.contiguous().numpy().tobytes() for image in images)
         return stack(images)
 
-    monkeypatch.setattr(loader, "stack", noting)
+    monkeypatch.setattr(loader, "stack", recording_stack)
     return squares
 
 
 def expected(photos: Path, preprocessing: Preprocessing) -> set[bytes]:
-    """Return what a model is to see: each image stretched from its own smallest to its largest value."""
+    """Return the correct preprocessed images, each stretched from its smallest to its largest value."""
     squares = set()
     for path in photos.rglob("*.png"):
         values = np.asarray(Image.open(path)).astype(float)
@@ -70,19 +70,19 @@ def expected(photos: Path, preprocessing: Preprocessing) -> set[bytes]:
     return squares
 
 
-def test_every_stage_sees_the_same_pixels(train: Command, command: Command, photos: Path, seen: list[bytes]) -> None:
+def test_every_stage_uses_the_same_pixels(train: Command, command: Command, photos: Path, seen: list[bytes]) -> None:
     outcome = train(f"data.root={photos}", "data.sixteen_bit=range", "train.epochs=1", "hydra.run.dir=runs/a")
     assert outcome.code == 0, outcome.err
     preprocessing = Preprocessing.from_dict(read_checkpoint(Path("runs/a/checkpoints/best.pt"))["preprocessing"])
-    right = expected(photos, preprocessing)
-    assert len(right) == 30
-    assert set(seen) == right
+    correct = expected(photos, preprocessing)
+    assert len(correct) == 30
+    assert set(seen) == correct
     for stage in (("evaluate",), ("export", "bundles=bundles", "quantize=none", "export.compile=false")):
         seen.clear()
         name, *options = stage
         assert command(f"mlops_img.{name}", "run=runs/a", *options).code == 0
         assert seen
-        assert set(seen) <= right
+        assert set(seen) <= correct
 
     predictor = mlops_img.load("bundles/latest", device="cpu")
     assert predictor.manifest.preprocessing.sixteen_bit == "range"
@@ -90,14 +90,14 @@ def test_every_stage_sees_the_same_pixels(train: Command, command: Command, phot
         data = path.read_bytes()
         prepared = [predictor.prepare(source) for source in (path, data, Image.open(path))]
         prepared.append(prepare_upload(predictor, data, max_pixels=10**6))
-        assert {square.contiguous().numpy().tobytes() for square in prepared} <= right
+        assert {square.contiguous().numpy().tobytes() for square in prepared} <= correct
         assert len({square.contiguous().numpy().tobytes() for square in prepared}) == 1
         shown = read_pixels(ImageSet([str(path)], np.zeros(1, np.int64)), 0, predictor.preprocessing)
         np.testing.assert_array_equal(shown, decode_rgb(data, "range"))
     sample = predictor.folder / predictor.manifest.samples[0].file
     assert np.asarray(Image.open(sample)).max() > 200
 
-    # A bundle of an earlier version does not name the option.
+    # Bundles of earlier versions do not have the option.
     manifest = predictor.folder / "manifest.json"
     content = json.loads(manifest.read_text())
     del content["preprocessing"]["sixteen_bit"]
@@ -105,29 +105,29 @@ def test_every_stage_sees_the_same_pixels(train: Command, command: Command, phot
     assert mlops_img.load(predictor.folder, device="cpu").preprocessing.sixteen_bit == "declared"
 
 
-def test_undeclared_12_bit_images_are_dark_where_the_option_is_not_set(photos: Path) -> None:
+def test_undeclared_12_bit_images_are_dark_by_default(photos: Path) -> None:
     for path in photos.rglob("*.png"):
         assert decode_rgb(path.read_bytes()).max() <= 16
 
 
-def test_unknown_value_is_refused_in_one_line(train: Command, photos: Path) -> None:
-    said = "data.sixteen_bit=rnage: it can be declared, range. Did you mean 'range'?"
+def test_unknown_value_is_rejected_in_one_line(train: Command, photos: Path) -> None:
+    message = "data.sixteen_bit=rnage: it can be declared, range. Did you mean 'range'?"
     outcome = train(f"data.root={photos}", "data.sixteen_bit=rnage")
     assert outcome.code == 2
-    assert said in outcome.err
+    assert message in outcome.err
     assert "Traceback" not in outcome.err
-    with pytest.raises(UserError, match=re.escape(said)):
-        audit(AuditConfig(data=FolderConfig(root=str(photos), sixteen_bit="rnage")))
+    with pytest.raises(UserError, match=re.escape(message)):
+        validate(AuditConfig(data=FolderConfig(root=str(photos), sixteen_bit="rnage")))
 
 
-def test_preprocessing_of_earlier_versions_is_declared() -> None:
+def test_preprocessing_of_earlier_versions_uses_the_declared_depth() -> None:
     assert Preprocessing.from_dict(OLD).sixteen_bit == "declared"
     assert PreprocessingInfo(**OLD).sixteen_bit == "declared"
     assert Preprocessing.from_dict(PreprocessingInfo(**OLD).model_dump()) == Preprocessing.from_dict(OLD)
 
 
 @pytest.mark.parametrize("sixteen_bit", ["declared", "range"])
-def test_predictor_decodes_as_its_preprocessing_says(sixteen_bit: str) -> None:
+def test_predictor_decodes_with_the_option_of_its_preprocessing(sixteen_bit: str) -> None:
     predictor = Predictor.__new__(Predictor)
     predictor.preprocessing = Preprocessing(2, 1.0, (0.5,) * 3, (0.25,) * 3, sixteen_bit=sixteen_bit)
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The one preprocessing: it equals torchvision's, and survives being written down."""
+"""Preprocessing equals that of torchvision and can be saved and restored."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def difference(one: torch.Tensor, other: NDArray[np.uint8]) -> int:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_crop_equals_torchvision_on_pillow_within_a_level(seed: int) -> None:
-    # Noise is the hardest: neighboring pixels differ as much as they can.
+def test_crop_equals_torchvision_within_one_level(seed: int) -> None:
+    # Noise is the hardest case: neighboring pixels differ most.
     generator = np.random.default_rng(seed)
     for _ in range(10):
         height = int(generator.integers(1, 250))
@@ -52,8 +52,8 @@ def test_crop_equals_torchvision_on_pillow_within_a_level(seed: int) -> None:
 
 @pytest.mark.parametrize("shape", [(40, 40), (40, 61), (73, 40), (40, 200), (41, 40)])
 @pytest.mark.parametrize("image_size", [40, 39, 32, 7])
-def test_crop_takes_the_very_pixels_that_torchvision_takes(shape: tuple[int, int], image_size: int) -> None:
-    # The shorter side fits already, so that nothing is resized and each pixel says where it came from.
+def test_crop_without_resizing_takes_the_same_pixels_as_torchvision(shape: tuple[int, int], image_size: int) -> None:
+    # The shorter side needs no resizing, so the pixels must be equal.
     image = noise(*shape)
     crop_pct = image_size / 40
     np.testing.assert_array_equal(
@@ -71,7 +71,7 @@ def test_elongated_images_equal_torchvision_within_two_levels(shape: tuple[int, 
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (2, 60_000), (1, 1), (1, 2)])
-def test_images_a_pixel_wide_cost_no_gigabyte(shape: tuple[int, int]) -> None:
+def test_one_pixel_wide_images_take_little_memory(shape: tuple[int, int]) -> None:
     image = noise(*shape)
     tracemalloc.start()
     cropped = preprocessing(224).crop(image)
@@ -81,7 +81,7 @@ def test_images_a_pixel_wide_cost_no_gigabyte(shape: tuple[int, int]) -> None:
     assert peak < 20e6
 
 
-def test_the_middle_of_an_elongated_image_is_kept() -> None:
+def test_crop_keeps_the_middle_of_an_elongated_image() -> None:
     image = np.zeros((10, 1000, 3), np.uint8)
     image[:, 490:510] = 255
     image[:, 500:510, 0] = 0
@@ -91,7 +91,7 @@ def test_the_middle_of_an_elongated_image_is_kept() -> None:
     assert (cropped[0, :, 11:] == 0).all()
 
 
-def test_decoded_pixels_are_left_as_they_are() -> None:
+def test_crop_does_not_change_its_input() -> None:
     image = noise(50, 60)
     before = image.copy()
     preprocessing().crop(image)
@@ -107,7 +107,7 @@ def test_normalize_equals_torchvision() -> None:
     torch.testing.assert_close(normalized, expected, rtol=0, atol=2e-6)
 
 
-def test_normalize_keeps_the_batch_in_channels_last_memory_and_the_pixels_as_they_are() -> None:
+def test_normalize_keeps_channels_last_memory_and_does_not_change_its_input() -> None:
     images = stack([torch.from_numpy(noise(8, 8, seed)).permute(2, 0, 1) for seed in range(3)])
     before = images.clone()
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -115,7 +115,7 @@ def test_normalize_keeps_the_batch_in_channels_last_memory_and_the_pixels_as_the
     assert torch.equal(images, before)
 
 
-def test_gray_is_the_gray_value_of_the_normalized_image() -> None:
+def test_gray_output_is_the_luma_of_the_image() -> None:
     images = torch.from_numpy(noise(8, 8).transpose(2, 0, 1).copy()).unsqueeze(0)
     same = Preprocessing(8, 1.0, (0.5,) * 3, (0.25,) * 3, gray=True)
     gray = same.normalize(images)
@@ -124,7 +124,7 @@ def test_gray_is_the_gray_value_of_the_normalized_image() -> None:
     np.testing.assert_allclose((gray[0, 0] * 0.25 + 0.5) * 255, luma, atol=1)
 
 
-def test_denormalize_gives_the_pixels_back() -> None:
+def test_denormalize_inverts_normalize() -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
     normal, gray = preprocessing(), preprocessing(gray=True)
     torch.testing.assert_close(normal.denormalize(normal.normalize(images)), images)
@@ -136,7 +136,7 @@ def test_denormalize_gives_the_pixels_back() -> None:
 
 
 @pytest.mark.parametrize("gray", [False, True])
-def test_written_as_json_and_read_again_it_is_the_same(gray: bool) -> None:
+def test_json_round_trip_keeps_the_preprocessing(gray: bool) -> None:
     original = Preprocessing(48, 0.9, MEAN, STD, gray)
     again = Preprocessing.from_dict(json.loads(json.dumps(original.to_dict())))
     assert again == original
@@ -146,7 +146,7 @@ def test_written_as_json_and_read_again_it_is_the_same(gray: bool) -> None:
     assert torch.equal(again.normalize(batch), original.normalize(batch))
 
 
-def test_resize_takes_parts_of_images() -> None:
+def test_resize_accepts_non_contiguous_images() -> None:
     image = noise(60, 80)
     part = image[10:43, 5:66]
     assert torch.equal(resize(part, 16, 16), resize(part.copy(), 16, 16))
@@ -160,6 +160,6 @@ def test_stack_is_channels_last_in_memory_and_equals_torch_stack() -> None:
     assert stacked.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_settings_of_earlier_versions_are_read() -> None:
+def test_spelling_of_gray_in_earlier_versions_is_read() -> None:
     earlier = {"image_size": 32, "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3, "grey": True}
     assert Preprocessing.from_dict(earlier) == Preprocessing(32, 1.0, (0.5,) * 3, (0.25,) * 3, gray=True)

@@ -1,4 +1,4 @@
-"""Images of kinds that no decoder here reads are refused by their name, and not as damaged files."""
+"""Unsupported kinds of images are rejected by name and not reported as damaged."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mlops_img.preprocessing.decode import BadImageError, UnsupportedImageError,
 from tests.helpers.shapes import draw_shape
 from tests.preprocessing.test_decode import encoded
 
-# pytest sets the filters anew for each test, so decode.py's own does not hold here.
+# pytest resets the warning filters for each test, which removes the filter that decode.py sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 FRAME = b"\xff\xc0"
 
 
 def jpeg_with_frame(marker: int = 0xC0, bits: int = 8) -> bytes:
-    """Return a JPEG whose frame header says that it is of another kind."""
+    """Return a JPEG whose frame header is changed to that of another kind."""
     data = bytearray(encoded(draw_shape("circle", 0), "JPEG"))
-    place = data.index(FRAME)
-    data[place + 1], data[place + 4] = marker, bits
+    start = data.index(FRAME)
+    data[start + 1], data[start + 4] = marker, bits
     return bytes(data)
 
 
@@ -72,11 +72,11 @@ def tiff(bits: tuple[int, ...], sample_format: int = 1, photometric: int = 1, co
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_kind_that_is_not_supported_is_named(data: bytes, kind: str) -> None:
-    with pytest.raises(UnsupportedImageError) as refused:
+def test_unsupported_kind_is_named(data: bytes, kind: str) -> None:
+    with pytest.raises(UnsupportedImageError) as exc_info:
         decode_rgb(data)
-    reason = str(refused.value)
-    assert reason.startswith((f"{kind}: not supported. Convert it", f"{kind}, which do not say what white is: not"))
+    reason = str(exc_info.value)
+    assert reason.startswith((f"{kind}: not supported. Convert it", f"{kind}, which have no defined white: not"))
 
 
 def test_floating_point_image_in_memory_is_not_supported() -> None:
@@ -84,23 +84,23 @@ def test_floating_point_image_in_memory_is_not_supported() -> None:
         decode_rgb(Image.fromarray(np.zeros((2, 2), np.float32)))
 
 
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_damaged_file_of_a_supported_kind_is_damaged_and_not_unsupported(kind: str, share: float) -> None:
+def test_damaged_file_of_a_supported_kind_is_not_reported_as_unsupported(kind: str, fraction: float) -> None:
     data = encoded(draw_shape("circle", 0), kind)
-    with pytest.raises(BadImageError) as refused:
-        decode_rgb(data[: int(len(data) * share)])
-    assert not isinstance(refused.value, UnsupportedImageError)
+    with pytest.raises(BadImageError) as exc_info:
+        decode_rgb(data[: int(len(data) * fraction)])
+    assert not isinstance(exc_info.value, UnsupportedImageError)
 
 
-def test_jpeg_header_of_fill_bytes_alone_is_damaged() -> None:
-    with pytest.raises(BadImageError) as refused:
+def test_jpeg_header_of_fill_bytes_only_is_reported_as_damaged() -> None:
+    with pytest.raises(BadImageError) as exc_info:
         decode_rgb(b"\xff\xd8" + b"\xff" * 100)
-    assert not isinstance(refused.value, UnsupportedImageError)
+    assert not isinstance(exc_info.value, UnsupportedImageError)
 
 
-# 8 x 2 gray pixels: a lossless one from libjpeg-turbo 3, all 100 but the first and the last; and an arithmetic-coded
-# RGB one, all 100.
+# 8 x 2 pixels: a lossless gray JPEG by libjpeg-turbo 3, all 100 except the first and the last pixel; and an
+# arithmetic-coded RGB JPEG, all 100.
 LOSSLESS = bytes.fromhex(
     "ffd8ffe000104a46494600010100000100010000ffc3000b080002000801011100ffc400160001010100000000000000000000000000000708"
     "ffda0008010100010000835740ae81a5bfffd9"
@@ -113,6 +113,6 @@ ARITHMETIC = bytes.fromhex(
 )
 
 
-def test_rare_kinds_of_jpeg_that_the_decoders_know_are_decoded() -> None:
+def test_lossless_and_arithmetic_coded_jpegs_are_decoded() -> None:
     assert decode_rgb(LOSSLESS)[:, :, 1].tolist() == [[7] + 7 * [100], 7 * [100] + [250]]
     assert np.unique(decode_rgb(ARITHMETIC)).tolist() == [100]

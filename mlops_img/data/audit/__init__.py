@@ -1,1 +1,1 @@
-"""Finding what is wrong in a data set: unreadable files, duplicates, leakage, missing classes."""
+"""Find problems in a data set: unreadable files, duplicates, leakage, missing classes."""

@@ -1,4 +1,4 @@
-"""The audit under its older name, `python -m mlops_img.data.audit`; today it is `python -m mlops_img.audit`."""
+"""The former command `python -m mlops_img.data.audit`, kept as an alias of `python -m mlops_img.audit`."""
 
 from mlops_img.audit import main
 

@@ -1,4 +1,4 @@
-"""What an audit finds in a data set."""
+"""The findings of an audit of a data set, and how they are collected."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mlops_img.data.sources.split_origin import SplitOrigin
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where an image stands: its name, its split and its class."""
+class ImageRef:
+    """Identify an image by its name, split and class."""
 
     path: str
     split: str
@@ -27,32 +27,32 @@ class Place:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that cannot be decoded, and why."""
+    """An image that cannot be decoded, and the reason."""
 
-    image: Place
+    image: ImageRef
     reason: str
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Images that are the same, or nearly.
+    """A group of exact or near duplicates.
 
     Attributes:
-        kind: "bytes" (the files are equal), "pixels" (only what they decode to is) or "near" (look the same).
-        crosses_splits: they lie in two splits or more, so that an evaluation would ask what training saw.
-        labels_differ: they lie in two classes or more, so that one label at least is wrong.
-        images: all of them.
+        kind: "bytes" (equal files), "pixels" (equal decoded pixels, different files) or "near" (look the same).
+        crosses_splits: the images are in two or more splits: the evaluation would use images seen in training.
+        labels_differ: the images are in two or more classes: at least one label is wrong.
+        images: all images of the group.
     """
 
     kind: str
     crosses_splits: bool
     labels_differ: bool
-    images: list[Place]
+    images: list[ImageRef]
 
 
 @dataclass(frozen=True)
 class Range:
-    """Smallest, middle and largest of a number of pixels."""
+    """Minimum, median and maximum of a width or height in pixels."""
 
     min: int
     median: float
@@ -61,15 +61,15 @@ class Range:
 
 @dataclass(frozen=True)
 class SplitFindings:
-    """One split in numbers.
+    """Statistics of one split.
 
     Attributes:
-        images: how many are listed, unreadable ones included.
-        per_class: images of each class, 0 where there are none.
-        imbalance: images of the largest class per image of the smallest; None where a class has none.
-        width, height: in pixels, over the readable images; None where there are none.
+        images: number of images, including unreadable ones.
+        per_class: number of images of each class, including classes with 0.
+        imbalance: images of the largest class divided by images of the smallest; None if a class has no image.
+        width, height: range over the readable images, in pixels; None if there are none.
         smallest: the name of the image with the fewest pixels.
-        formats, modes: readable images by file format and by Pillow mode, most frequent first.
+        formats, modes: number of readable images by file format and by Pillow mode, most frequent first.
     """
 
     images: int
@@ -84,12 +84,12 @@ class SplitFindings:
 
 @dataclass(frozen=True)
 class DeepImages:
-    """The images of more than 8 bits a channel.
+    """The images of more than 8 bits per channel.
 
     Attributes:
-        images: how many there are.
-        used: the share of the range that their files declare from the smallest value of all to the largest.
-        sixteen_bit: how they were decoded, `data.sixteen_bit`.
+        images: number of images.
+        used: the largest value of all images minus the smallest, as a fraction of the range that the files declare.
+        sixteen_bit: how they were decoded, the value of `data.sixteen_bit`.
     """
 
     images: int
@@ -99,16 +99,16 @@ class DeepImages:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was found; `ok` is False where training refuses the data, skips images or misleads.
+    """All findings; `ok` is False if training refuses the data, skips images or gives a misleading result.
 
     Attributes:
         origins: where the images of each split come from.
         refusals: other reasons why training does not start with these data.
-        missing_classes: (class, split) without a single image.
-        duplicates: exact ones first (a group whose files are equal, or whose pixels are), then near ones.
-        too_plain: images with too little detail for a search of near duplicates, the plainest first.
-        deep: None where each image has 8 bits a channel.
-        left_out: files that are not among the images, by reason and name.
+        missing_classes: pairs (class, split) without an image.
+        duplicates: groups of exact duplicates (equal files or equal pixels), then groups of near duplicates.
+        too_plain: images with too little detail for the search for near duplicates, least detail first.
+        deep: None if every image has 8 bits per channel.
+        left_out: files that are not in the data set, by reason and name.
     """
 
     source: str
@@ -120,7 +120,7 @@ class Findings:
     missing_classes: list[tuple[str, str]]
     unreadable: list[Unreadable]
     duplicates: list[Duplicates]
-    too_plain: list[Place]
+    too_plain: list[ImageRef]
     deep: DeepImages | None
     left_out: list[LeftOut] = field(default_factory=list)
     ok: bool = field(init=False)
@@ -130,15 +130,15 @@ class Findings:
         object.__setattr__(self, "ok", not any(problems))
 
     def leaks(self) -> list[Duplicates]:
-        """Return the groups of one and the same image in several splits."""
+        """Return the groups of exact duplicates in several splits."""
         return [group for group in self.duplicates if group.crosses_splits and group.kind != "near"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it in types that JSON knows."""
+        """Return all findings as JSON-serializable values."""
         return asdict(self) | {"origins": {split: origin.as_dict() for split, origin in self.origins.items()}}
 
 
-def find(
+def collect_findings(
     table: Table,
     pictures: Sequence[Picture],
     *,
@@ -148,25 +148,25 @@ def find(
     sixteen_bit: str = "declared",
     refusals: Sequence[str] = (),
 ) -> Findings:
-    """Compare and count.
+    """Count the images, compare them and collect all findings.
 
     Args:
         table: the images by split.
-        pictures: one for each image of the table, split by split.
-        source, root: where the table comes from; only repeated.
-        near_duplicate_bits: how many of 64 hash bits near duplicates may differ in.
-        sixteen_bit: how the images were decoded; only repeated.
-        refusals: reasons found before why training does not start with these data.
+        pictures: the properties of each image of the table, split by split.
+        source, root: the source of the table, copied to the result.
+        near_duplicate_bits: the maximum number of bits, of 64, in which the hashes of near duplicates differ.
+        sixteen_bit: how the images were decoded, copied to the result.
+        refusals: reasons, already known, why training does not start with these data.
     """
-    places = [
-        Place(path, split, table.classes[label])
+    refs = [
+        ImageRef(path, split, table.classes[label])
         for split, images in table.splits.items()
         for path, label in zip(images.paths, images.labels.tolist(), strict=True)
     ]
     splits = {
         split: _describe_split(
             table.classes,
-            [(place, picture) for place, picture in zip(places, pictures, strict=True) if place.split == split],
+            [(ref, picture) for ref, picture in zip(refs, pictures, strict=True) if ref.split == split],
         )
         for split in table.splits
     }
@@ -183,23 +183,23 @@ def find(
             (name, split) for split, found in splits.items() for name, count in found.per_class.items() if not count
         ],
         unreadable=[
-            Unreadable(place, picture.fault)
-            for place, picture in zip(places, pictures, strict=True)
+            Unreadable(ref, picture.fault)
+            for ref, picture in zip(refs, pictures, strict=True)
             if picture.fault is not None
         ],
-        duplicates=[_duplicates(_exact_kind(pictures, rows), rows, places) for rows in exact if len(rows) > 1]
-        + [_duplicates("near", rows, places) for rows in near],
-        too_plain=[places[row] for row in too_plain],
+        duplicates=[_duplicates(_exact_kind(pictures, rows), rows, refs) for rows in exact if len(rows) > 1]
+        + [_duplicates("near", rows, refs) for rows in near],
+        too_plain=[refs[row] for row in too_plain],
         deep=_describe_deep([picture.used for picture in pictures if picture.used], sixteen_bit),
         left_out=table.left_out,
     )
 
 
-def _describe_split(classes: Sequence[str], images: Sequence[tuple[Place, Picture]]) -> SplitFindings:
-    counts = Counter(place.label for place, _ in images)
+def _describe_split(classes: Sequence[str], images: Sequence[tuple[ImageRef, Picture]]) -> SplitFindings:
+    counts = Counter(ref.label for ref, _ in images)
     per_class = {name: counts[name] for name in classes}
     smallest_class = min(per_class.values())
-    readable = [(place, picture) for place, picture in images if picture.fault is None]
+    readable = [(ref, picture) for ref, picture in images if picture.fault is None]
     smallest = min(readable, key=lambda pair: pair[1].width * pair[1].height, default=None)
     return SplitFindings(
         images=len(images),
@@ -228,7 +228,7 @@ def _most_frequent(names: Iterable[str]) -> dict[str, int]:
 
 
 def _exact_groups(pictures: Sequence[Picture]) -> list[list[int]]:
-    """Return the positions of each different image: same pixels, or same bytes where they are no image."""
+    """Return the positions of each distinct image: equal pixels, or equal bytes if it cannot be decoded."""
     groups: dict[bytes | int, list[int]] = {}
     for row, picture in enumerate(pictures):
         groups.setdefault(picture.pixels or picture.content or row, []).append(row)
@@ -243,8 +243,8 @@ def _exact_kind(pictures: Sequence[Picture], rows: Sequence[int]) -> str:
 def _near_groups(
     pictures: Sequence[Picture], exact: Sequence[list[int]], bits: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Return groups of different images that look the same, and the images that are too plain to tell."""
-    # Copies stand for each other: only the first of them is compared.
+    """Return the groups of near duplicates, and the images with too little detail to be compared."""
+    # Exact duplicates have equal thumbnails: only the first of each group is compared.
     smalls = [(rows, small) for rows in exact if (small := pictures[rows[0]].small) is not None]
     if not smalls:
         return [], []
@@ -256,8 +256,8 @@ def _near_groups(
     )
 
 
-def _duplicates(kind: str, rows: Sequence[int], places: Sequence[Place]) -> Duplicates:
-    images = [places[row] for row in rows]
+def _duplicates(kind: str, rows: Sequence[int], refs: Sequence[ImageRef]) -> Duplicates:
+    images = [refs[row] for row in rows]
     return Duplicates(
         kind,
         crosses_splits=len({image.split for image in images}) > 1,

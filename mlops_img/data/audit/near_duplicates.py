@@ -1,42 +1,43 @@
-"""Pictures that look the same though their pixels differ: saved again, resized, brightened.
+"""Near duplicates: images that look the same although their pixels differ (recompressed, resized, brightened).
 
-Each picture is shrunk to 18 x 16 gray values. Their difference hash (64 bits: is a cell brighter than its
-left neighbor? N. Krawetz, "Kind of Like That", hackerfactor.com, 2013) proposes pairs; the correlation of
-the small pictures decides. Plain pictures such as digits on black are alike by chance: with most of their
-hash bits coming from empty ground, the hash proposes thousands of pairs. So the less detail a picture has,
-the closer a pair must agree, and pictures with next to none are not compared at all.
+Each image is reduced to a thumbnail of 18 x 16 gray values. The difference hash of the thumbnail (64 bits: is a cell
+brighter than its left neighbor? N. Krawetz, "Kind of Like That", hackerfactor.com, 2013) selects candidate pairs; the
+correlation of the two thumbnails decides. Images with little detail, such as digits on black, match by chance: most of
+their hash bits come from the empty background, and the hash selects thousands of pairs. Therefore images with less
+detail need a higher correlation, and images with almost no detail are not compared.
 
-Measured with the constants below and 6 bits: 332 groups among CIFAR-10's 60,000 images, of 120 looked at
-nearly all one photo or one product twice; 1 among 5,000 MNIST digits, where hashes alone propose 45,634 pairs
-even at 3 bits. Of 300 photos (about 500 x 400) these copies are found: JPEG at quality 75 or half the size
-299, gray 299, a margin of 1 % cut off 295, brightness +20 % 290; at 3 bits 295, 289, 299, 239, 282.
+Measured with the constants below and 6 bits: 332 groups in the 60,000 images of CIFAR-10 (of 120 groups inspected,
+nearly all show the same photo or product); 1 group in 5,000 MNIST digits, where hashes alone select 45,634 pairs even
+at 3 bits. Of 300 photos (about 500 x 400), the number of modified copies found is 299 for JPEG at quality 75 or half
+the size, 299 for gray, 295 for a margin of 1 % cropped, 290 for brightness +20 %; at 3 bits 295, 289, 299, 239, 282.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 # Gray cells, each the mean of 2 x 2 values of the thumbnail.
 CELL_ROWS, CELL_COLUMNS = 8, 9
 HASH_BITS = CELL_ROWS * (CELL_COLUMNS - 1)
-# Neighboring cells that differ by less than this many of 256 gray levels tell nothing: noise turns the bit.
+# Neighboring cells that differ by less than this many of 256 gray levels are uninformative: noise can flip the bit.
 INFORMATIVE_LEVELS = 2
-# With fewer informative bits a picture is too plain to be compared.
+# Images with fewer informative bits than this are not compared.
 PLAIN_BITS = 24
-# With fewer than this, a pair must correlate as strictly as chance requires.
+# Pairs with fewer informative bits than this need the higher correlation: the background adds to it.
 DETAILED_BITS = 48
 DETAILED_CORRELATION = 0.90
 PLAINER_CORRELATION = 0.98
-# Beyond this, chance makes most of the proposed pairs, and comparing them takes minutes.
+# Above this, most candidate pairs match by chance, and comparing them takes minutes.
 MAX_DISTANCE = 8
-# Look-alikes by the thousand (a fixed camera) are each compared with the next ones only, not all with all;
-# they still end up in one group, link by link.
-MAX_NEIGHBOURS = 32
+# Each of thousands of similar images (a fixed camera) is compared with this many others, not with all of them. They
+# still end up in one connected component.
+MAX_NEIGHBORS = 32
 PAIRS_AT_ONCE = 65_536
 
 
@@ -50,7 +51,7 @@ def difference_hashes(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.uint64]
     """Hash thumbnails, uint8 (n, 16, 18).
 
     Returns:
-        The hashes, uint64 (n,), and how many bits of each stand on a real difference, int64 (n,).
+        The hashes, uint64 (n,), and the number of informative bits of each, int64 (n,).
     """
     cells = thumbnails.reshape(-1, CELL_ROWS, 2, CELL_COLUMNS, 2).sum((2, 4), dtype=np.int16)
     steps = np.diff(cells, axis=2).reshape(-1, HASH_BITS)
@@ -60,15 +61,15 @@ def difference_hashes(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.uint64]
 
 
 def near_groups(thumbnails: NDArray[np.uint8], max_distance: int) -> tuple[list[list[int]], list[int]]:
-    """Group the thumbnails of pictures that look the same.
+    """Group the thumbnails of images that look the same.
 
     Args:
         thumbnails: uint8 (n, 16, 18).
-        max_distance: a pair's hashes differ in at most this many bits, 0 to `MAX_DISTANCE`.
+        max_distance: the maximum number of bits in which the hashes of a pair differ, 0 to `MAX_DISTANCE`.
 
     Returns:
-        The groups of two and more positions, ascending; and the positions of the pictures that are too plain to be
-        compared, the plainest first.
+        The groups of two or more positions, each group and the list of groups in ascending order; and the positions
+        of the images with too little detail to be compared, least detail first.
     """
     hashes, detail = difference_hashes(thumbnails)
     rows = np.flatnonzero(detail >= PLAIN_BITS)
@@ -76,16 +77,23 @@ def near_groups(thumbnails: NDArray[np.uint8], max_distance: int) -> tuple[list[
     needed = np.where(detail[pairs].min(1) >= DETAILED_BITS, DETAILED_CORRELATION, PLAINER_CORRELATION)
     pairs = pairs[_correlations(thumbnails, pairs) >= needed]
     plain = np.argsort(detail, kind="stable")[: len(thumbnails) - len(rows)]
-    return connected(pairs.tolist()), plain.tolist()
+    return _components(pairs, len(thumbnails)), plain.tolist()
 
 
 def close_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.intp]:
-    """Return the pairs of positions, (p, 2) with first < second, whose hashes differ in few enough bits.
+    """Return the pairs of positions whose hashes differ in at most `max_distance` bits.
 
-    Not all n * n pairs are tried. Cut the hash into `max_distance` + 3 blocks: at most `max_distance` of
-    them hold a differing bit, so that three at least are equal; sorting by each choice of three brings
-    every pair together once (Manku, Jain and Das Sarma, "Detecting Near-Duplicates for Web Crawling",
-    WWW 2007). Of very many equal ones each meets the next `MAX_NEIGHBOURS`.
+    Not all n * n pairs are compared. The hash is cut into `max_distance` + 3 blocks. At most `max_distance` of them
+    hold a differing bit, so at least three are equal; sorting by each combination of three blocks makes every such
+    pair adjacent at least once (Manku, Jain and Das Sarma, "Detecting Near-Duplicates for Web Crawling", WWW 2007).
+    Among hashes that agree in the three blocks, each is compared with the next `MAX_NEIGHBORS` only.
+
+    Args:
+        hashes: uint64 (n,).
+        max_distance: 0 to `MAX_DISTANCE`.
+
+    Returns:
+        Pairs, (p, 2), with first < second, sorted.
     """
     edges = np.linspace(0, HASH_BITS, max_distance + 4).astype(int).tolist()
     blocks = [(1 << stop) - (1 << start) for start, stop in pairwise(edges)]
@@ -96,7 +104,7 @@ def close_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         left = np.arange(count)
-        for offset in range(1, MAX_NEIGHBOURS + 1):
+        for offset in range(1, MAX_NEIGHBORS + 1):
             left = left[left + offset < count]
             left = left[keys[left] == keys[left + offset]]
             if not len(left):
@@ -108,27 +116,17 @@ def close_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int
     return np.stack([pairs // max(count, 1), pairs % max(count, 1)], axis=1)
 
 
-def connected(pairs: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Join pairs that share a member; return the groups, each and all in ascending order."""
-    parent: dict[int, int] = {}
-
-    def root(member: int) -> int:
-        while parent.setdefault(member, member) != member:
-            parent[member] = parent[parent[member]]
-            member = parent[member]
-        return member
-
-    for one, other in pairs:
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    groups: dict[int, list[int]] = {}
-    for member in sorted(parent):
-        groups.setdefault(root(member), []).append(member)
-    return list(groups.values())
+def _components(pairs: NDArray[np.intp], count: int) -> list[list[int]]:
+    """Return the connected components of two or more positions, each and all in ascending order."""
+    edges = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, component = connected_components(edges, directed=False)
+    order = np.argsort(component, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
+    return sorted(part.tolist() for part in parts if len(part) > 1)
 
 
 def _correlations(thumbnails: NDArray[np.uint8], pairs: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return each pair's correlation over the gray values: brightness and contrast make no difference."""
+    """Return the correlation of the gray values of each pair, which ignores brightness and contrast."""
     parts = [np.zeros(0, np.float32)]
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         one, other = (_standardized(thumbnails[rows]) for rows in pairs[start : start + PAIRS_AT_ONCE].T)

@@ -24,17 +24,17 @@ IMAGES_PER_TASK = 32
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What one image turned out to be.
+    """Properties of one image.
 
     Attributes:
-        content: digest of the file's bytes; None where there is no file, or none that can be read.
-        fault: why it cannot be decoded; None where it can. The fields below are empty for a faulty one.
-        width, height: in pixels, upright as the model sees it.
-        format, mode: what Pillow calls them, e.g. "JPEG" and "RGB".
-        pixels: digest of the decoded RGB values, the same for one picture in two lossless formats.
-        small: the thumbnail that near duplicates are found by.
-        used: of an image of more than 8 bits a channel, its smallest and largest value as shares of the range that its
-            file declares; None of others.
+        content: digest of the file's bytes; None if there is no file or it cannot be read.
+        fault: why the image cannot be decoded; None if it can. The fields below are empty if there is a fault.
+        width, height: in pixels, after the EXIF orientation is applied.
+        format, mode: Pillow's names, e.g. "JPEG" and "RGB".
+        pixels: digest of the size and the decoded RGB values; equal for one image in two lossless formats.
+        small: the thumbnail for the search for near duplicates.
+        used: for an image of more than 8 bits per channel, its smallest and largest value as fractions of the range
+            that the file declares; None for other images.
     """
 
     content: bytes | None
@@ -48,38 +48,38 @@ class Picture:
     used: tuple[float, float] | None = None
 
 
-def scan(
+def inspect_images(
     images: ImageSet, workers: int | None = None, *, sixteen_bit: str = "declared", title: str = "scanning"
 ) -> list[Picture]:
-    """Read and decode every image, in threads: what takes long releases the interpreter's lock.
+    """Read and decode every image in a pool of threads; reading and decoding release the GIL.
 
-    A progress bar goes to stderr if that is a terminal. A picture takes about 1 kB of memory.
+    A progress bar is written to stderr if that is a terminal. A result takes about 1 kB of memory.
 
     Args:
-        images: what to read.
-        workers: threads; None is one per core.
-        sixteen_bit: as for `mlops_img.preprocessing.decode.decode_rgb`.
-        title: what the progress bar says.
+        images: the images to read.
+        workers: number of threads; None means one per core.
+        sixteen_bit: see `mlops_img.preprocessing.decode.decode_rgb`.
+        title: description of the progress bar.
 
     Returns:
-        One picture per image, in the order of `images`.
+        The properties of each image, in the order of `images`.
     """
     parts = [
         range(start, min(start + IMAGES_PER_TASK, len(images))) for start in range(0, len(images), IMAGES_PER_TASK)
     ]
 
-    def look_at(rows: range) -> list[Picture]:
-        return [look(images, images.paths[row], sixteen_bit) for row in rows]
+    def inspect_part(rows: range) -> list[Picture]:
+        return [inspect_image(images, images.paths[row], sixteen_bit) for row in rows]
 
-    # Set here and not around each decoding: the list of filters is shared by all threads.
+    # Set once here and not for each image: all threads share the list of warning filters.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with ThreadPoolExecutor(max(1, workers or os.cpu_count() or 1)) as pool:
-            return list(_with_progress(pool.map(look_at, parts), len(images), title))
+            return list(_with_progress(pool.map(inspect_part, parts), len(images), title))
 
 
-def look(images: ImageSet, name: str, sixteen_bit: str = "declared") -> Picture:
-    """Read and decode one image; what goes wrong on the way becomes the picture's fault."""
+def inspect_image(images: ImageSet, name: str, sixteen_bit: str = "declared") -> Picture:
+    """Read and decode one image; an exception on the way is reported as `fault`."""
     content = None
     try:
         source = images.read(name)
@@ -87,9 +87,9 @@ def look(images: ImageSet, name: str, sixteen_bit: str = "declared") -> Picture:
             content = _digest(source)
         pixels = decode_rgb(source, sixteen_bit)
         used = deep_range(source)
-        # Only the header is read here.
+        # Pillow reads only the header here.
         header = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
-    # An audit survives every file: Pillow's readers answer damage with many kinds of exceptions.
+    # No file may stop the audit, and Pillow's readers raise many types of exceptions for damaged files.
     except Exception as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         return Picture(content, fault=" ".join(reason.split()))
@@ -111,7 +111,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _with_progress(parts: Iterator[list[Picture]], total: int, title: str) -> Iterator[Picture]:
-    # disable=None: no bar where stderr is no terminal.
+    # disable=None hides the bar if stderr is not a terminal.
     with tqdm(total=total, desc=title, unit="image", disable=None, leave=False) as bar:
         for part in parts:
             yield from part

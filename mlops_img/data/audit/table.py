@@ -1,27 +1,27 @@
-"""The findings of an audit as text for a terminal."""
+"""Format the findings of an audit as text for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 from mlops_img.core.text import text_table
-from mlops_img.data.audit.findings import Duplicates, Findings, Place, Range, SplitFindings
+from mlops_img.data.audit.findings import Duplicates, Findings, ImageRef, Range, SplitFindings
 from mlops_img.data.sources.left_out import describe_left_out
 from mlops_img.data.sources.split_origin import describe_splits
 
-# What does not fit on a screen stands in the JSON file.
+# Limits of the terminal output; the JSON file has everything.
 MAX_CLASSES = 30
 MAX_EXAMPLES = 10
 MAX_IMAGES_OF_A_GROUP = 4
-# A class this many times smaller than the largest is worth a word.
+# Report an imbalance from this ratio of the largest class to the smallest.
 NOTABLE_IMBALANCE = 3.0
-# Images of more than 8 bits that use a smaller share of their range than this are black, or have no contrast: 12 bits
-# in 16 use just less.
+# Images of more than 8 bits that use a smaller fraction of their range than this are black or have little contrast.
+# 12-bit data in 16-bit files use slightly less than this.
 NOTABLE_RANGE = 1 / 16
 
 
 def findings_table(findings: Findings) -> str:
-    """Return counts, sizes, problems (training refuses or skips), remarks (worth a look) and a verdict."""
+    """Return the counts, the sizes, the problems (training refuses or skips these), the remarks and the verdict."""
     total = sum(split.images for split in findings.splits.values())
     problems, remarks = _problems(findings), _remarks(findings)
     origins = describe_splits(findings.origins, {name: split.images for name, split in findings.splits.items()})
@@ -32,10 +32,10 @@ def findings_table(findings: Findings) -> str:
         _size_table(findings.splits),
     ]
     if problems:
-        parts.append("PROBLEMS: training refuses or skips these, or its result would mislead\n" + "\n".join(problems))
+        parts.append("PROBLEMS: training refuses or skips these, or its result is misleading\n" + "\n".join(problems))
     if remarks:
-        parts.append("WORTH A LOOK\n" + "\n".join(remarks))
-    parts.append("This data set needs mending." if problems else "No problem found.")
+        parts.append("REMARKS\n" + "\n".join(remarks))
+    parts.append("Problems found: fix them before training." if problems else "No problems found.")
     return "\n\n".join(parts)
 
 
@@ -75,9 +75,9 @@ def _size_table(splits: Mapping[str, SplitFindings]) -> str:
 
 def _problems(findings: Findings) -> list[str]:
     missing = [f"class {name!r} has no image in {split}" for name, split in findings.missing_classes]
-    unreadable = [f"{_place(one.image)}: {one.reason}" for one in findings.unreadable]
+    unreadable = [f"{_image_text(one.image)}: {one.reason}" for one in findings.unreadable]
     return [
-        *_listed("not fit for training", findings.refusals),
+        *_listed("reasons why training does not start", findings.refusals),
         *_listed("classes missing from a split", missing),
         *_listed("unreadable images", unreadable),
         *_groups("the same image in several splits (leakage)", findings.leaks()),
@@ -123,12 +123,12 @@ def _remarks(findings: Findings) -> list[str]:
     deep = findings.deep
     if deep and deep.sixteen_bit == "declared" and deep.used < NOTABLE_RANGE:
         lines.append(
-            f"  low contrast: {_count(deep.images, 'image')} of 16 bits a channel, which use {100 * deep.used:.1f} % "
-            "of their range, as 12-bit data in 16-bit files do (data.sixteen_bit=range stretches each image)"
+            f"  low contrast: {_count(deep.images, 'image')} of 16 bits per channel, which use {100 * deep.used:.1f} % "
+            "of their range, as 12-bit data in 16-bit files do (data.sixteen_bit=range increases the contrast)"
         )
     lines += _listed(
-        "images with too little detail for a search of near duplicates (exact ones are found)",
-        [_place(image) for image in findings.too_plain],
+        "images with too little detail for the search for near duplicates (exact duplicates are found)",
+        [_image_text(image) for image in findings.too_plain],
     )
     return lines
 
@@ -138,14 +138,14 @@ def _groups(title: str, groups: Sequence[Duplicates]) -> list[str]:
 
 
 def _group(group: Duplicates) -> str:
-    # One of each split and class first: what makes the group worth telling must not be what is cut off.
+    # First one image of each split and class, so that shortening the list does not hide why the group is reported.
     firsts = {(image.split, image.label): image for image in reversed(group.images)}.values()
     shown = sorted(group.images, key=lambda image: not any(image is first for first in firsts))
     shown = shown[:MAX_IMAGES_OF_A_GROUP]
     hidden = len(group.images) - len(shown)
     sign = {"bytes": " = ", "pixels": " = ", "near": " ~ "}[group.kind]
-    note = " [same pixels, other file]" if group.kind == "pixels" else ""
-    return sign.join(map(_place, shown)) + (f" and {hidden:,} more" if hidden else "") + note
+    note = " [equal pixels, different files]" if group.kind == "pixels" else ""
+    return sign.join(map(_image_text, shown)) + (f" and {hidden:,} more" if hidden else "") + note
 
 
 def _listed(title: str, items: Sequence[str]) -> list[str]:
@@ -157,7 +157,7 @@ def _listed(title: str, items: Sequence[str]) -> list[str]:
     return lines
 
 
-def _place(image: Place) -> str:
+def _image_text(image: ImageRef) -> str:
     return f"{image.path} ({image.split}, {image.label})"
 
 
