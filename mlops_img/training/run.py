@@ -27,6 +27,7 @@ from mlops_img.training.context import RunClock, RunContext
 from mlops_img.training.hooks import RunHooks, out_of_patience
 from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
+from mlops_img.training.probe import probe
 from mlops_img.training.profiling import profiled
 from mlops_img.training.samples import show_training_samples
 from mlops_img.training.setup import Setup, set_up, training_batches
@@ -150,6 +151,9 @@ def _train(run: RunContext) -> None:
     with StopRequest() as stop:
         hooks = RunHooks(run, checkpoints, stop)
         try:
+            if config.probe.name != "none" and state.step == 0:
+                hooks.end_epoch(state, probe(run))
+                hooks.save(state)
             fit(state, batches, setup.recipe, setup.intervals, hooks)
         except NonFiniteLossError as error:
             raise UserError(_explain_non_finite(error, setup, run.folder)) from None
