@@ -48,8 +48,9 @@ def linear_classifier(model: nn.Module) -> nn.Linear:
     layers = [model.get_submodule(name) for name in names]
     if len(layers) == 1 and isinstance(layers[0], nn.Linear) and isinstance(layers[0].bias, Tensor):
         return layers[0]
+    found = ", ".join(names) or "none found"
     raise UserError(
-        f"probe=linear: the classifier of this model is not one linear layer with a bias ({', '.join(names) or 'none found'}). "
+        f"probe=linear: the classifier of this model is not one linear layer with a bias ({found}). "
         "Use another model, or probe=none"
     )
 
@@ -156,7 +157,10 @@ class FeatureCache:
         new = ~np.isin(_as_int(digests), _as_int(known))
         if len(before):
             digests, features = np.concatenate([known, digests[new]]), np.concatenate([before, features[new]])
-        tensors: dict[str, NDArray[Any]] = {"digests": digests.view(np.uint8).reshape(-1, DIGEST_BYTES), "features": features}
+        tensors: dict[str, NDArray[Any]] = {
+            "digests": digests.view(np.uint8).reshape(-1, DIGEST_BYTES),
+            "features": features,
+        }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, lambda file: file.write(save(tensors)))

@@ -91,7 +91,7 @@ def fit_probe(train: Examples, val: Examples, classes: int, penalties: list[floa
     """Fit multinomial logistic regression on standardized features for each penalty; keep the best on validation.
 
     The penalty is half the sum of the squared weights, beside the mean cross-entropy. L-BFGS finds the minimum; each
-    fit starts from that of the next larger penalty.
+    fit starts from that of the next larger penalty, and the first one that is worse on validation is the last.
 
     Args:
         train: to fit on.
@@ -112,8 +112,9 @@ def fit_probe(train: Examples, val: Examples, classes: int, penalties: list[floa
             folded = weight * scale
             shifted = bias - folded @ mean
             val_loss = functional.cross_entropy(val.features @ folded.T + shifted, val.labels).item()
-        if best is None or val_loss < best.val_loss:
-            best = Probe(folded, shifted, l2, loss, val_loss)
+        if best is not None and val_loss >= best.val_loss:
+            break
+        best = Probe(folded, shifted, l2, loss, val_loss)
     assert best is not None
     return best
 
