@@ -181,6 +181,9 @@ class TrainConfig:
     epochs: int = key(10, at_least(0))
     # Limit of optimizer steps, whatever `epochs` is (the schedule ends there too).
     max_steps: int | None = key(None, more_than(0))
+    # Minutes that the whole run may take, from its start to its report; null: as long as it takes. The speed is
+    # measured, and epochs (then the most) and schedule are fitted to it.
+    max_minutes: float | None = key(None, more_than(0))
     # Images per forward pass.
     batch_size: int = key(64, more_than(0))
     # Forward passes per optimizer step: the effective batch size is batch_size * accumulate.

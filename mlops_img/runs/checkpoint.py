@@ -42,6 +42,8 @@ class TrainState:
     epoch_loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     # Seconds of training before this process.
     seconds: float = 0.0
+    # With train.max_minutes: what was decided on the length of the run, see `mlops_img.training.pace.Mark`.
+    marks: list[list[float]] = field(default_factory=list)
     tracking_id: str | None = None
 
     @property
@@ -63,6 +65,7 @@ class TrainState:
             "improved_epoch": self.improved_epoch,
             "epoch_loss": self.epoch_loss,
             "seconds": self.seconds,
+            "marks": self.marks,
             "tracking_id": self.tracking_id,
         }
 
@@ -85,6 +88,7 @@ class TrainState:
         self.epoch_loss = values["epoch_loss"].to(self.epoch_loss.device)
         for name in ("step", "best", "best_epoch", "seconds", "tracking_id"):
             setattr(self, name, values[name])
+        self.marks = values.get("marks", [])
         # Older checkpoints keep the first epoch alone.
         self.improved_epoch = values.get("improved_epoch", self.best_epoch)
 
