@@ -40,6 +40,8 @@ class TrainState:
     # The sum of the losses of the current epoch so far, on the device, float32 ().
     epoch_loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     seconds: float = 0.0  # of training in earlier processes
+    # With train.max_minutes: how the length of the run was set, see `mlops_img.training.pace.Mark`.
+    marks: list[list[float]] = field(default_factory=list)
     tracking_id: str | None = None
 
     @property
@@ -61,6 +63,7 @@ class TrainState:
             "improved_epoch": self.improved_epoch,
             "epoch_loss": self.epoch_loss,
             "seconds": self.seconds,
+            "marks": self.marks,
             "tracking_id": self.tracking_id,
         }
 
@@ -83,6 +86,7 @@ class TrainState:
         self.epoch_loss = values["epoch_loss"].to(self.epoch_loss.device)
         for name in ("step", "best", "best_epoch", "seconds", "tracking_id"):
             setattr(self, name, values[name])
+        self.marks = values.get("marks", [])
         # Checkpoints of earlier versions lack it.
         self.improved_epoch = values.get("improved_epoch", self.best_epoch)
 

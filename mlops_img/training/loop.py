@@ -42,9 +42,12 @@ class Recipe:
     channels_last: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class Intervals:
-    """When, in optimizer steps, something else happens between two steps; 0 is never."""
+    """When, in optimizer steps, something else happens between two steps; 0 is never.
+
+    `total` may change while a run is under way (train.max_minutes).
+    """
 
     total: int
     epoch: int

@@ -29,6 +29,7 @@ from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import Intervals, Recipe
 from mlops_img.training.losses import make_loss
 from mlops_img.training.optim import make_optimizer
+from mlops_img.training.pace import Pace
 from mlops_img.training.schedule import make_schedule
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Setup:
     augment: ImageAugment
     evaluator: Evaluator
     state: TrainState
+    pace: Pace | None = None
 
 
 def set_up(
@@ -91,12 +93,14 @@ def set_up(
     )
     if config.train.compile:
         model.compile()  # after the moving average has copied it
+    schedule = make_schedule(config.schedule, intervals.total, intervals.epoch)
+    pace = Pace(intervals.total) if config.train.max_minutes is not None else None
     recipe = Recipe(
         loss=make_loss(config.loss, dataset.classes, dataset.train.labels).to(device),
         preprocessing=preprocessing,
         augment=BatchAugment(config.augment, len(dataset.classes)),
         precision=precision,
-        schedule=make_schedule(config.schedule, intervals.total, intervals.epoch),
+        schedule=schedule if pace is None else pace.schedule(schedule),
         lr=config.optim.lr,
         seed=config.seed,
         accumulate=config.train.accumulate,
@@ -105,7 +109,7 @@ def set_up(
     )
     augment = ImageAugment(config.augment, preprocessing)
     evaluator = Evaluator.of(config, preprocessing, precision)
-    return Setup(config, dataset, recipe, intervals, augment, evaluator, state)
+    return Setup(config, dataset, recipe, intervals, augment, evaluator, state, pace)
 
 
 def _check_trainable(model: nn.Module, config: Config) -> None:
@@ -146,7 +150,7 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
         per_epoch=setup.intervals.epoch * parts,  # whole steps, so that an epoch's end is always a step's
         seed=config.seed,
         start=setup.state.step * parts,
-        stop=setup.intervals.total * parts,
+        stop=(setup.pace.nominal if setup.pace else setup.intervals.total) * parts,
     )
     device = setup.recipe.precision.device
     return make_loader(
