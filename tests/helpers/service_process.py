@@ -1,4 +1,4 @@
-"""A real service: `bentoml serve` as a process of its own, on a free port."""
+"""A real service: `bentoml serve` in another process, on a free port."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ READY_WITHIN = 300.0
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs.
+    """A running service.
 
     Attributes:
-        url: of it.
-        process: the supervisor; its children are the workers.
-        log: the file of all it printed.
+        url: URL of the service.
+        process: the supervisor; the workers are its children.
+        log: file with its output.
     """
 
     url: str
@@ -49,17 +49,17 @@ class Service:
 
 @contextmanager
 def refused_port() -> Iterator[int]:
-    """Hold a port on which nobody listens, and which nobody else gets."""
+    """Hold a port on which no process listens, and which no other process can take."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on.
+    """Return a port that no process listens on.
 
-    It lies below those that the system gives to outgoing connections, of which the tests beside make many: one of
-    them would take it before the service does.
+    It is below the ports of outgoing connections, of which other tests make many: one of them could otherwise take it
+    before the service does.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -78,11 +78,11 @@ def serving(bundle: Path, folder: Path, *, ready: bool = True, **settings: objec
     """Start a service on a bundle, wait until it is ready, and stop it at the end of the block.
 
     Args:
-        bundle: to serve.
+        bundle: folder of the bundle.
         folder: for its log and the modules of plugins.
         ready: False: do not wait.
-        settings: as in MLOPS_IMG_..., in lower case; by default one worker with one thread, which has a minute for an
-            answer: other processes may keep the machine busy.
+        settings: as in MLOPS_IMG_..., in lower case; by default one worker with one thread and a timeout of a
+            minute, since the machine may be busy.
     """
     wanted = {"bundle": bundle, "workers": 1, "threads": 1, "timeout": 60, **settings}
     environment = {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
@@ -93,7 +93,7 @@ def serving(bundle: Path, folder: Path, *, ready: bool = True, **settings: objec
 
 @contextmanager
 def started(what: str | Path, folder: Path, *, cwd: Path, ready: bool = True, **environment: str) -> Iterator[Service]:
-    """Start `bentoml serve` on a service or an archive, wait until it is ready, and end it with the block."""
+    """Start `bentoml serve` on a service or an archive; otherwise like `serving`."""
     service = _start(what, folder, cwd, environment)
     while ready and not _is_ready(service):
         # Another process may have taken the port between the check and the start.
@@ -141,7 +141,7 @@ def restore_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None:
-    """Wait until a condition holds, and fail if it does not."""
+    """Wait until a condition holds; fail after `within` seconds."""
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s"
@@ -149,7 +149,7 @@ def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None
 
 
 def _is_ready(service: Service) -> bool:
-    """Wait until it is ready; False if it ended instead."""
+    """Wait until the service is ready; return False if it ended instead."""
     end = time.monotonic() + READY_WITHIN
     while service.process.poll() is None:
         if time.monotonic() > end:

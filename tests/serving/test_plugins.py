@@ -1,7 +1,8 @@
-"""A route from a user's own module is admitted, labeled, described and limited like the built-in ones."""
+"""The route of docs/extending.md, from a user's module, is admitted, labeled, described and limited like the others."""
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,33 +11,22 @@ import httpx
 import pytest
 
 from tests.helpers.hostile_requests import good
+from tests.helpers.paths import ROOT
 from tests.helpers.raw_http import FORM, form, part, request, send
 from tests.helpers.service_process import Service, serving, until
 
 # One process starts the service for all of them.
 pytestmark = pytest.mark.xdist_group("service_plugins")
 
-PLUGIN = '''
-from fastapi import FastAPI, UploadFile
-
-from mlops_img.serving.engine import Engine
-from mlops_img.serving.routes import extension
-
-
-@extension
-def add_routes(app: FastAPI, engine: Engine) -> None:
-    @app.post("/label/{language}")
-    async def label(language: str, image: UploadFile) -> str:
-        """Return only the label."""
-        return (await engine.predict(await image.read(), top_k=1)).prediction.label
-'''
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def service(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with a plugin, which takes one image at a time."""
     folder = tmp_path_factory.mktemp("plugin")
-    (folder / "my_routes.py").write_text(PLUGIN)
+    [code] = re.findall(r"```python\n# my_routes\.py\n(.*?)```", PAGE, re.DOTALL)
+    (folder / "my_routes.py").write_text(code)
     with serving(trained / "bundles" / "latest", folder, plugins="my_routes", queue=1, max_images=1) as running:
         yield running
 

@@ -24,7 +24,7 @@ from tests.helpers.service_process import Service, serving
 pytestmark = pytest.mark.xdist_group("service_hostile")
 
 MAX_PIXELS = 16_000_000
-HANGS = 120  # seconds after which a request is taken to hang
+REQUEST_TIMEOUT = 120  # seconds after which a request counts as hanging
 # Bytes. The largest upload and the largest image take 60 and 200 MB while they are processed. malloc may keep all of
 # it, but it must not grow with every request.
 GROWTH = 300e6
@@ -215,7 +215,7 @@ def test_bytes_that_are_not_http_are_refused_or_disconnected(watched: Watched) -
 
 def test_unfinished_request_times_out(trained: Path, tmp_path: Path) -> None:
     def slow_bytes() -> Iterator[bytes]:
-        end = time.monotonic() + HANGS
+        end = time.monotonic() + REQUEST_TIMEOUT
         while time.monotonic() < end:
             time.sleep(0.1)
             yield b"x"
@@ -227,7 +227,7 @@ def test_unfinished_request_times_out(trained: Path, tmp_path: Path) -> None:
         ThreadPoolExecutor(len(requests)) as threads,
     ):
         workers = service.workers()
-        answers = list(threads.map(lambda sent: send(service.url, sent, timeout=HANGS), requests.values()))
+        answers = list(threads.map(lambda sent: send(service.url, sent, timeout=REQUEST_TIMEOUT), requests.values()))
         assert service.workers() == workers
         assert "Traceback" not in service.log.read_text()
     for name, answer in zip(requests, answers, strict=True):
