@@ -26,7 +26,7 @@ from torch import Tensor
 from mlops_img.bundle.manifest import Program
 from mlops_img.bundle.programs import Runner, load_program, this_machine
 from mlops_img.compression.capture import (
-    Servable,
+    ExportableModel,
     capture,
     compile_for_this_machine,
     example_images,
@@ -51,37 +51,37 @@ PRECISIONS = {"compiled fp32": "fp32", "int8 dynamic, compiled": "int8-dynamic",
 GOALS: dict[str, dict[int, float]] = {"resnet18": {1: 3.5, 16: 3.5}, "vit_tiny": {16: 2.3}}
 
 
-def servable_of(name: str) -> Servable:
+def servable_of(name: str) -> ExportableModel:
     """Build a shipped model as programs run it."""
     settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     torch.manual_seed(0)
     model = build_model(ModelConfig(**settings), CLASSES, SIDE).eval()
     model.to(memory_format=torch.channels_last)
-    servable = Servable(model, Preprocessing(SIDE, 0.875, *normalization(model)))
-    settle(servable)
-    return servable
+    exportable = ExportableModel(model, Preprocessing(SIDE, 0.875, *normalization(model)))
+    settle(exportable)
+    return exportable
 
 
 @torch.no_grad()
-def settle(servable: Servable) -> None:
+def settle(exportable: ExportableModel) -> None:
     """Show images to the batch norms: by random weights alone, efficientnet's signals die on the way to the logits."""
-    norms = [module for module in servable.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in exportable.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None  # the mean over all batches
         norm.train()
     for _ in range(2):
-        servable(example_images(servable.preprocessing, 8))
-    servable.eval()
+        exportable(example_images(exportable.preprocessing, 8))
+    exportable.eval()
 
 
-def compiled(servable: Servable, folder: Path, precision: str) -> Runner:
+def compiled(exportable: ExportableModel, folder: Path, precision: str) -> Runner:
     """Compile a program in this precision and load it."""
-    images = example_images(servable.preprocessing)
+    images = example_images(exportable.preprocessing)
     if precision == "fp32":
-        program = capture(servable, images, MAX_BATCH)
+        program = capture(exportable, images, MAX_BATCH)
     else:
-        calibration = [example_images(servable.preprocessing, 16)]
-        program = quantize(servable, calibration, MAX_BATCH, dynamic=precision == "int8-dynamic")
+        calibration = [example_images(exportable.preprocessing, 16)]
+        program = quantize(exportable, calibration, MAX_BATCH, dynamic=precision == "int8-dynamic")
     save_portable(program, folder / f"{precision}.pt2")
     path = folder / f"{precision}-compiled.pt2"
     compile_for_this_machine(program, path, CPU)
@@ -94,19 +94,19 @@ def compiled(servable: Servable, folder: Path, precision: str) -> Runner:
     return load_program(folder, described, CPU)
 
 
-def onnx_int8(servable: Servable, folder: Path) -> Path:
+def onnx_int8(exportable: ExportableModel, folder: Path) -> Path:
     """Quantize the ONNX file as ONNX Runtime's guide has it: static, QDQ, by channel."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     # It warns of every norm, whose weights have no channels to quantize by.
     logging.getLogger().addFilter(lambda record: "is out-of-range for weight" not in str(record.msg))
-    write_onnx(servable, folder / "fp32.onnx", MAX_BATCH)
+    write_onnx(exportable, folder / "fp32.onnx", MAX_BATCH)
     quant_pre_process(str(folder / "fp32.onnx"), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
 
     class Images(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = [example_images(servable.preprocessing, 16).numpy()]
+            self.left = [example_images(exportable.preprocessing, 16).numpy()]
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return {"images": self.left.pop()} if self.left else None
@@ -157,27 +157,27 @@ def compare(name: str, benchmark: Benchmark) -> None:
     """Let int8 take turns with eager fp32, ONNX Runtime and OpenVINO."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        servable = servable_of(name)
-        onnx_file = cache(lambda: onnx_int8(servable, folder))
+        exportable = servable_of(name)
+        onnx_file = cache(lambda: onnx_int8(exportable, folder))
         runners: dict[str, Runner] = benchmark.prepare(
             [
-                Contender(OURS, lambda: compiled(servable, folder, "int8-static")),
-                Contender(EAGER, lambda: servable),
-                Contender("compiled fp32", lambda: compiled(servable, folder, "fp32")),
-                Contender("int8 dynamic, compiled", lambda: compiled(servable, folder, "int8-dynamic")),
+                Contender(OURS, lambda: compiled(exportable, folder, "int8-static")),
+                Contender(EAGER, lambda: exportable),
+                Contender("compiled fp32", lambda: compiled(exportable, folder, "fp32")),
+                Contender("int8 dynamic, compiled", lambda: compiled(exportable, folder, "int8-dynamic")),
                 Contender("ONNX Runtime int8", lambda: onnx_runtime(onnx_file()), ONNX),
                 # It reads the file that ONNX Runtime's tools quantize.
                 Contender("OpenVINO int8", lambda: open_vino(onnx_file()), (*ONNX, "openvino")),
             ]
         )
-        images = example_images(servable.preprocessing, 16)
+        images = example_images(exportable.preprocessing, 16)
         with torch.inference_mode():
-            exact = servable(images)[0]
+            exact = exportable(images)[0]
             cosines = {label: {"cosine": _cosine(run(images)[0], exact)} for label, run in runners.items()}
         sizes = [(folder / f"{precision}.pt2").stat().st_size for precision in ("int8-static", "fp32")]
         print(f"{name}: int8 file {sizes[0] / 1e6:.1f} MB, {sizes[0] / sizes[1]:.3f} of fp32")
         for batch, calls in CALLS.items():
-            images = example_images(servable.preprocessing, batch)
+            images = example_images(exportable.preprocessing, batch)
             goals = {EAGER: GOALS[name][batch]} if batch in GOALS[name] else {}
             if batch == 16:
                 goals |= {"ONNX Runtime int8": 1.0, "OpenVINO int8": 1.0}
@@ -203,16 +203,16 @@ def table(benchmark: Benchmark) -> None:
     """Export every shipped model in every precision; add speed, cosine of the logits to fp32 and seconds to export."""
     names = [path.stem for path in sorted(CONF.glob("*.yaml")) if path.stem not in ("timm", "custom")]
     for _, name in turns("compression_models", names, rounds=1):
-        servable = servable_of(name)
-        images = example_images(servable.preprocessing, TABLE_BATCH)
+        exportable = servable_of(name)
+        images = example_images(exportable.preprocessing, TABLE_BATCH)
         with torch.inference_mode():
-            exact = servable(images)[0]
-        rows: list[tuple[str, Figures]] = [(EAGER, {"images_per_second": _rate(servable, images)})]
+            exact = exportable(images)[0]
+        rows: list[tuple[str, Figures]] = [(EAGER, {"images_per_second": _rate(exportable, images)})]
         with tempfile.TemporaryDirectory() as place:
             for label, precision in PRECISIONS.items():
                 start = time.perf_counter()
                 try:
-                    run = compiled(servable, Path(place), precision)
+                    run = compiled(exportable, Path(place), precision)
                 except Exception as error:  # what does not export says why
                     benchmark.skip(f"{name}, {label}", f"{type(error).__name__}: {' '.join(str(error).split())[:80]}")
                     continue

@@ -22,7 +22,8 @@ from torchvision.transforms import v2
 from mlops_img.config.data import FolderConfig
 from mlops_img.config.train import AugmentConfig
 from mlops_img.data.augment import ImageAugment
-from mlops_img.data.loader import ShuffledPlans, load_batches
+from mlops_img.data.loader import make_loader
+from mlops_img.data.sampler import ShuffledBatchSampler
 from mlops_img.data.sources.base import ImageSet, read_file
 from mlops_img.data.sources.folder import Folder
 from mlops_img.errors import UserError
@@ -43,8 +44,10 @@ def ours(images: ImageSet, workers: int) -> Turn:
 
     def turn() -> None:
         start = next(turns) * EPOCHS * per_epoch
-        plans = ShuffledPlans(len(images), BATCH, per_epoch, seed=0, start=start, stop=start + EPOCHS * per_epoch)
-        for batch in load_batches(images, augment, plans, workers=workers):
+        plans = ShuffledBatchSampler(
+            len(images), BATCH, per_epoch, seed=0, start=start, stop=start + EPOCHS * per_epoch
+        )
+        for batch in make_loader(images, augment, plans, workers=workers):
             PREPROCESSING.normalize(batch.images)
 
     return turn

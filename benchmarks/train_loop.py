@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mlops_img.config.train import AugmentConfig, OptimConfig, TrainConfig
 from mlops_img.core.precision import choose_device, choose_precision
 from mlops_img.data.augment import BatchAugment
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.models.build import IMAGENET_MEAN, IMAGENET_STD
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState

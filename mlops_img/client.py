@@ -1,10 +1,10 @@
-"""The service's client; it needs httpx and pydantic, and neither PyTorch nor BentoML.
+"""Client of the service. It needs httpx and pydantic, but neither PyTorch nor BentoML.
 
     with Client("http://localhost:3000", token="...") as client:
         answer = client.predict("photo.jpg", top_k=3)
     print(answer.label, answer.probability)
 
-Threads may share one client. In an asyncio program, `await asyncio.to_thread(client.predict, "photo.jpg")`.
+Threads may share one client. In an asyncio program: `await asyncio.to_thread(client.predict, "photo.jpg")`.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from mlops_img.serving.errors import Code
 from mlops_img.serving.schemas import BatchAnswer, ErrorAnswer, ModelAnswer, PredictAnswer
 
 Image = str | os.PathLike[str] | bytes | BinaryIO
-A = TypeVar("A", bound=BaseModel)
+Answer = TypeVar("Answer", bound=BaseModel)
 
-# What may have gone by a moment later; every other answer stays the same however often one asks.
+# Errors that may be temporary. Any other response would be the same again.
 RETRIED_STATUSES = (429, 502, 503, 504)
 RETRIED_ERRORS = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
-# Seconds: the wait before the n-th retry is drawn from 0 to FIRST_BACKOFF * 2^(n - 1), at most LONGEST_BACKOFF.
+# Seconds. The wait before the n-th retry is drawn from 0 to FIRST_BACKOFF * 2^(n - 1), at most MAX_BACKOFF.
 FIRST_BACKOFF = 0.25
-LONGEST_BACKOFF = 8.0
-# Who is told to come again later than that gets the error at once instead.
-LONGEST_RETRY_AFTER = 60.0
+MAX_BACKOFF = 8.0
+# Seconds. A longer Retry-After raises the error at once.
+MAX_RETRY_AFTER = 60.0
 
 
 class ServiceError(Exception):
-    """An answer that is an error, or that is none of the service's, as when a proxy in between speaks up.
+    """An error response, or a response that is not from the service but, for example, from a proxy.
 
     Attributes:
-        status: of HTTP.
-        code: what went wrong; None if the answer is none of the service's.
+        status: HTTP status.
+        code: error code; None if the response is not from the service.
         message: a sentence for people.
-        request_id: under which it is found in the service's log; None if the answer names none.
-        retry_after: seconds after which the service said to come again, if it did.
+        request_id: id of the request in the service's log; None if the response has none.
+        retry_after: seconds after which to retry, if the response says so.
     """
 
     def __init__(
@@ -64,24 +64,24 @@ class ServiceError(Exception):
 
 
 class UnreachableError(ConnectionError):
-    """No answer came: the service is not there, or too slow, or the connection broke."""
+    """There was no response: the service cannot be reached, is too slow, or the connection broke."""
 
 
 class Client:
-    """Asks a running service; closed by `close()` or the end of its `with` block.
+    """Sends requests to a running service; closed by `close()` or at the end of its `with` block.
 
     Args:
-        url: of the service; a proxy's path may follow.
-        token: one of MLOPS_IMG_TOKENS, where the service asks for one.
-        timeout: seconds that each try may take.
-        retries: further tries where the service has too much to do (429), is not ready or not there (502, 503), is
-            too slow (504), or cannot be reached. They wait longer each time, at random, so that many clients do not
-            come back at once, and at least as long as the service says in Retry-After.
-        transport: what carries the requests, instead of the network.
-        sleep: waits so many seconds.
+        url: URL of the service; it may include the path of a proxy.
+        token: one of MLOPS_IMG_TOKENS, if the service requires one.
+        timeout: seconds that each attempt may take.
+        retries: further attempts if the service is overloaded (429), not ready or not running (502, 503), too slow
+            (504), or cannot be reached. The waits between them grow and are random, so that many clients do not
+            return at the same time, and are at least as long as Retry-After says.
+        transport: carries the requests instead of the network.
+        sleep: waits for a number of seconds.
 
     Raises:
-        ValueError: no URL, or a token that cannot be one.
+        ValueError: the URL or the token is invalid.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Client:
         if token is not None:
             token = token.strip()
             if not (token and token.isascii() and token.isprintable()):
-                raise ValueError("token: it must be printable ASCII")  # and is told to nobody
+                raise ValueError("token: it must be printable ASCII")  # the message must not show it
             headers["Authorization"] = f"Bearer {token}"
         self.url = url.rstrip("/")
         self.timeout = timeout
@@ -109,40 +109,42 @@ class Client:
         self._http = httpx.Client(headers=headers, timeout=timeout, transport=transport)
 
     def predict(self, image: Image, top_k: int = 5) -> PredictAnswer:
-        """Ask what is on an image.
+        """Classify an image.
 
         Args:
-            image: a path, the bytes of a file, or a file that was opened in binary mode.
-            top_k: how many of the most probable classes are listed.
+            image: a path, the bytes of a file, or a file opened in binary mode.
+            top_k: number of classes to list, most probable first.
 
         Raises:
-            ServiceError: the answer is an error.
-            UnreachableError: no answer came.
+            ServiceError: the response is an error.
+            UnreachableError: there was no response.
             OSError: the file cannot be read.
         """
-        return self._ask(PredictAnswer, "POST", "/predict", files={"image": _read(image)}, data={"top_k": str(top_k)})
+        return self._request(
+            PredictAnswer, "POST", "/predict", files={"image": _read(image)}, data={"top_k": str(top_k)}
+        )
 
     def predict_batch(self, images: Iterable[Image], top_k: int = 5) -> BatchAnswer:
-        """Ask what is on each of several images, with one request; see `predict`.
+        """Classify several images with one request; see `predict`.
 
-        A bad image spoils only its own result, whose `error` then says why.
+        A bad image affects only its own result, whose `error` says why.
 
         Raises:
-            ValueError: there are no images.
+            ValueError: `images` is empty.
         """
         files = [("images", _read(image)) for image in images]
         if not files:
-            raise ValueError("images: there are none")
-        return self._ask(BatchAnswer, "POST", "/predict_batch", files=files, data={"top_k": str(top_k)})
+            raise ValueError("images: the list is empty")
+        return self._request(BatchAnswer, "POST", "/predict_batch", files=files, data={"top_k": str(top_k)})
 
     def model(self) -> ModelAnswer:
-        """Ask which model it is, how good it is, and what may be sent; raises as `predict` does."""
-        return self._ask(ModelAnswer, "GET", "/model")
+        """Return the description of the model and the limits of requests; raises like `predict`."""
+        return self._request(ModelAnswer, "GET", "/model")
 
     def ready(self) -> bool:
-        """Return whether the service is there and its model loaded; asks once."""
+        """Return whether the service is running and its model is loaded; not retried."""
         try:
-            return self._try("GET", "/readyz")[0].status_code == httpx.codes.OK
+            return self._attempt("GET", "/readyz")[0].status_code == httpx.codes.OK
         except httpx.RequestError:
             return False
 
@@ -156,83 +158,83 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, kind: type[A], method: str, path: str, **content: Any) -> A:
+    def _request(self, kind: type[Answer], method: str, path: str, **content: Any) -> Answer:
         for attempt in itertools.count():
-            failure: ServiceError | UnreachableError
+            error: ServiceError | UnreachableError
             try:
-                response, body = self._try(method, path, **content)
-            except httpx.RequestError as error:
-                reason = str(error) or type(error).__name__
-                failure = UnreachableError(f"no answer from {self.url}: {reason}. Is the service running there?")
-                failure.__cause__ = error
-                wait, hopeless = 0.0, not isinstance(error, RETRIED_ERRORS)
+                response, body = self._attempt(method, path, **content)
+            except httpx.RequestError as cause:
+                reason = str(cause) or type(cause).__name__
+                error = UnreachableError(f"no response from {self.url}: {reason}. Is the service running there?")
+                error.__cause__ = cause
+                wait, final = 0.0, not isinstance(cause, RETRIED_ERRORS)
             else:
                 if response.is_success:
                     try:
                         return kind.model_validate_json(body)
                     except ValidationError:
-                        raise _strange(response, body) from None
-                failure = _failure(response, body)
-                wait = failure.retry_after or 0.0
-                hopeless = response.status_code not in RETRIED_STATUSES or wait > LONGEST_RETRY_AFTER
-            if hopeless or attempt >= self.retries:
-                raise failure
-            self._sleep(wait + random.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**attempt)))
-        raise AssertionError  # the count has no end
+                        raise _foreign_response(response, body) from None
+                error = _error_of(response, body)
+                wait = error.retry_after or 0.0
+                final = response.status_code not in RETRIED_STATUSES or wait > MAX_RETRY_AFTER
+            if final or attempt >= self.retries:
+                raise error
+            self._sleep(wait + random.uniform(0, min(MAX_BACKOFF, FIRST_BACKOFF * 2**attempt)))
+        raise AssertionError  # the loop is endless
 
-    def _try(self, method: str, path: str, **content: Any) -> tuple[httpx.Response, bytes]:
+    def _attempt(self, method: str, path: str, **content: Any) -> tuple[httpx.Response, bytes]:
         end = time.monotonic() + self.timeout
         body = bytearray()
         with self._http.stream(method, self.url + path, **content) as response:
             for part in response.iter_bytes():
                 body += part
-                # httpx' own timeout is for each part: an answer that trickles in would never end.
+                # The timeout of httpx applies to each part: a slow response could take for ever.
                 if time.monotonic() > end:
-                    raise httpx.ReadTimeout("the answer took too long")
+                    raise httpx.ReadTimeout("the response took too long")
         return response, bytes(body)
 
 
 def _read(image: Image) -> tuple[str, bytes]:
-    """Return a file name, which the answer to several images repeats, and the bytes: each try sends them anew."""
+    """Return a file name, which the response to several images repeats, and the bytes, which every attempt sends."""
     if isinstance(image, str | os.PathLike):
         return _name_of(image), Path(image).read_bytes()
     if isinstance(image, bytes | bytearray | memoryview):
         return "image", bytes(image)
     data = image.read()
     if not isinstance(data, bytes):
-        raise TypeError("an image must be a path, bytes, or a file that was opened in binary mode")
+        raise TypeError("an image must be a path, bytes, or a file opened in binary mode")
     name = getattr(image, "name", None)
     return _name_of(name) if isinstance(name, str) else "image", data
 
 
 def _name_of(path: str | os.PathLike[str]) -> str:
-    # A file name that is no UTF-8 reaches us as lone surrogates, which cannot be sent.
+    # A file name that is not UTF-8 contains lone surrogates, which cannot be encoded.
     return Path(path).name.encode(errors="replace").decode()
 
 
-def _failure(response: httpx.Response, body: bytes) -> ServiceError:
+def _error_of(response: httpx.Response, body: bytes) -> ServiceError:
     try:
         problem = ErrorAnswer.model_validate_json(body).error
     except ValidationError:
-        return _strange(response, body)
+        return _foreign_response(response, body)
     return ServiceError(response.status_code, problem.code, problem.message, problem.request_id, _retry_after(response))
 
 
-def _strange(response: httpx.Response, body: bytes) -> ServiceError:
-    """Describe an answer that is none of the service's: a proxy's page, or another service's."""
+def _foreign_response(response: httpx.Response, body: bytes) -> ServiceError:
+    """Describe a response that is not from the service: a page of a proxy, or another service."""
     target = response.headers.get("location")
-    said = f"It leads to {target}" if target else repr(body[:100].decode(errors="replace"))
+    content = f"it redirects to {target}" if target else repr(body[:100].decode(errors="replace"))
     return ServiceError(
         response.status_code,
         None,
-        f"This is no answer of the service: {said}.",
+        f"This response is not from the service: {content}.",
         response.headers.get("x-request-id"),
         _retry_after(response),
     )
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds that Retry-After asks for, as a number or a date (RFC 9110)."""
+    """Return the seconds of Retry-After, which is a number or a date (RFC 9110)."""
     given = response.headers.get("retry-after", "")
     if given.isascii() and given.isdigit():
         return float(given)

@@ -1,12 +1,11 @@
 """Evaluate a run's best weights: `python -m mlops_img.evaluate run=runs/latest split=test`.
 
-Writes evaluation/<split>.json and report/index.html into the run folder and prints the figures. Other figures
-than training itself found (another precision, changed data) go to a folder below evaluation/ instead.
+Writes evaluation/<split>.json and report/index.html into the run folder and prints the metrics. Results that differ
+from those of the training (another precision, changed data) are written to a subfolder of evaluation/ instead.
 
-With data.root=... (read as the run's own data were), or data=folder|csv|custom data.root=..., it evaluates a data
-set that stands alone: all of it, or the split asked for if it has splits. It may lack some of the run's classes.
-The result and its report go to evaluation/<name>-<fingerprint>/, beside the run's own. Probabilities are calibrated
-with the temperature of the run's own validation images.
+With data.root=... (read like the data of the run), or data=folder|csv|custom data.root=..., it evaluates another data
+set: one split, or all images if there are no splits. Some classes of the run may be missing in it. The result and its
+report are written to evaluation/<name>-<fingerprint>/. Probabilities are calibrated with the temperature of the run.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from mlops_img.config.commands import EvaluateConfig
 from mlops_img.config.data import DataConfig, EvaluateDataConfig
 from mlops_img.errors import UserError
 
-# Printed besides every metric.
+# Printed in addition to all metrics.
 SHOWN = ("precision_macro", "recall_macro", "ece", "ece_calibrated", "temperature")
-# Keys of an option of the group `data` that an evaluation does not use: the images are prepared as in training,
-# and a data set that stands alone is not split.
+# Keys of the group `data` that an evaluation does not use: the preprocessing is that of the training, and another data
+# set is not split.
 NOT_USED = frozenset(
     f"data.{name}"
     for name in (
@@ -41,10 +40,10 @@ NOT_USED = frozenset(
 
 
 def evaluate(config: EvaluateConfig) -> float:
-    """Evaluate as configured and return top-1.
+    """Evaluate a run as configured and return top-1.
 
     Raises:
-        UserError: no such run, no checkpoint, other classes than it was trained on, or no such split.
+        UserError: The run, its checkpoint or the split is missing, or the data contain classes unknown to the run.
     """
     _check_used(config.data)
 
@@ -53,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> float:
     from mlops_img.evaluation.metrics import METRICS
     from mlops_img.evaluation.standalone import evaluate_standalone, open_standalone
     from mlops_img.evaluation.trained import open_trained
-    from mlops_img.reporting.results import place_of_own, write_result
+    from mlops_img.reporting.results import result_subfolder, write_result
 
     reading = EvaluateDataConfig(on_bad_image=config.data.on_bad_image, workers=config.data.workers)
     run = open_trained(config.run, data=reading, train=config.train)
@@ -61,13 +60,13 @@ def evaluate(config: EvaluateConfig) -> float:
     place: str | None  # below evaluation/ in the run folder
     if other is not None:
         result, images, place = evaluate_standalone(run, other), other.images, other.name
-        origin = f"all of {other.root}, a data set of its own"
+        origin = f"data set {other.root}"
     else:
         run.config.data.root = config.data.root or run.config.data.root
         own = run.with_data()
         images = own.dataset.split(config.split)
         result = evaluate_splits(None, own.trained, own.evaluator(), own.dataset, [config.split])[config.split]
-        place, origin = place_of_own(own, result), own.dataset.origins[config.split].text(config.split)
+        place, origin = result_subfolder(own, result), own.dataset.origins[config.split].text(config.split)
     path, report = write_result(
         run.folder, result, lambda row: read_pixels(images, row, run.trained.preprocessing), place
     )
@@ -83,13 +82,13 @@ def evaluate(config: EvaluateConfig) -> float:
 
 
 def _check_used(data: EvaluateDataConfig) -> None:
-    """Raise a UserError for a key on the command line that would change nothing."""
+    """Raise a UserError for a key on the command line that has no effect."""
     if not isinstance(data, DataConfig) or not HydraConfig.initialized():
         return
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
         if key in NOT_USED:
-            raise UserError(f"{key}: evaluation prepares the images as the run was trained. Leave the key out")
+            raise UserError(f"{key} has no effect: evaluation uses the preprocessing of the training. Remove the key")
 
 
 def main() -> None:

@@ -1,77 +1,85 @@
 """The BentoML service: `bentoml serve` in a checkout, or in a container that `bentoml containerize` made.
 
 The supervising process imports this module too, so nothing heavy is imported before a worker needs it. The routes
-are an application of our own, mounted in BentoML's: its own API methods also take an address instead of a file,
-which the server would then fetch for whoever asks.
+belong to an application of our own, mounted in BentoML's: BentoML's API methods accept a URL instead of a file, which
+the server would then fetch on behalf of any client.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import bentoml
 
 from mlops_img.errors import EXIT_USER_ERROR, UserError
-from mlops_img.serving import protocol as wire
 from mlops_img.serving import supervisor
-from mlops_img.serving.middleware import Guard
-from mlops_img.serving.settings import port_or_exit, read_tokens, settings_or_exit
-from mlops_img.serving.state import State
+from mlops_img.serving.compatibility import check_server, replace_uvicorn
+from mlops_img.serving.middleware import MIDDLEWARE
+from mlops_img.serving.plugins import check_plugins
+from mlops_img.serving.settings import read_settings, read_tokens
+from mlops_img.serving.worker import Worker
 
-state = State(settings_or_exit())
-wire.install(state.settings.timeout, state.settings.keep_alive)
+
+def _exit(error: UserError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
+
+
+try:
+    worker = Worker(read_settings())
+    replace_uvicorn(worker.settings.timeout, worker.settings.keep_alive)
+except UserError as error:
+    _exit(error)
 
 
 @bentoml.service(
     name="mlops_img",
-    workers=state.settings.workers,
-    http={"port": port_or_exit()},
-    # The guard does all of these, with one shape of errors and without a metric for each address ever asked for.
-    # BentoML keeps what a request held until its own timeout is over, answered or not.
-    traffic={"timeout": 2 * state.settings.timeout},
+    workers=worker.settings.workers,
+    http={"port": worker.settings.port},
+    # The middleware does all of these, with one shape of errors and without a metric for every requested path.
+    # BentoML keeps the memory of a request until its own timeout has passed, whether it was answered or not.
+    traffic={"timeout": 2 * worker.settings.timeout},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )
-@bentoml.asgi_app(state.serve, path="/")
+@bentoml.asgi_app(worker.serve, path="/")
 class ImageClassifier:
-    """Says what is on an image."""
+    """Classifies images."""
 
     def __init__(self) -> None:
-        from mlops_img.serving.app import build_app
-        from mlops_img.serving.worker import load_engine
-
-        supervisor.end_with_supervisor(2 * state.settings.timeout)
-        state.engine = load_engine(state)
-        state.app = build_app(state.engine)
+        check_server()
+        supervisor.end_with_supervisor(2 * worker.settings.timeout)
+        worker.load()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
-    def find_bundle() -> None:
-        """Look for bundle, tokens and device before any worker starts: a mistake is one line."""
+    def check() -> None:
+        """Check bundle, tokens, device and plugins before any worker starts: a user error is one line."""
         from mlops_img.registry.locate import local_bundle
 
+        settings = worker.settings
         try:
-            read_tokens(state.settings)
-            if state.settings.device not in ("auto", "cpu"):  # which need not wait for PyTorch
+            read_tokens(settings)
+            if settings.device not in ("auto", "cpu"):  # these need no check, which would import PyTorch
                 from mlops_img.core.device import find_device
 
-                find_device(state.settings.device, "MLOPS_IMG_DEVICE")
-            supervisor.prepare()
-            os.environ["MLOPS_IMG_BUNDLE"] = str(local_bundle(state.settings.bundle))
+                find_device(settings.device, "MLOPS_IMG_DEVICE")
+            check_plugins(settings.plugins)
+            supervisor.extend_circus()
+            os.environ["MLOPS_IMG_BUNDLE"] = str(local_bundle(settings.bundle, "MLOPS_IMG_BUNDLE"))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(EXIT_USER_ERROR)
+            _exit(error)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
-    async def end(self) -> None:
-        """Let what is under way be finished, then end the threads."""
-        engine, state.engine = state.engine, None
-        if engine is not None:
-            await engine.close()
+    async def close(self) -> None:
+        """Finish the images under way, then end the threads."""
+        await worker.close()
 
     def __is_ready__(self) -> bool:
-        return state.engine is not None
+        return worker.engine is not None
 
 
-ImageClassifier.add_asgi_middleware(Guard, state=state)  # type: ignore[attr-defined]  # the decorator's
+for middleware in MIDDLEWARE:
+    ImageClassifier.add_asgi_middleware(middleware, worker=worker)  # type: ignore[attr-defined]  # by the decorator

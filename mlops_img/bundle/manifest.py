@@ -13,7 +13,8 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 # 2: Quality.top1_interval. 3: license, gray and color_balance in American spelling; older ones are still read.
 FORMAT = 3
 
-Precision = Literal["fp32", "bf16", "int8-dynamic", "int8-static"]
+# A name of `mlops_img.compression.forms`, e.g. fp32, bf16, int8-dynamic, int8-static; it is part of file names.
+PrecisionName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
 
 
 def _inside(name: str) -> str:
@@ -90,7 +91,7 @@ class Program(Record):
         min_batch: fewer are filled up to so many, because that is faster on the machine it was compiled for.
     """
 
-    precision: Precision
+    precision: PrecisionName
     file: FileName
     compiled_for: CompiledFor | None
     max_batch: int = Field(ge=1)
@@ -105,7 +106,12 @@ class Quality(Record):
         n: how many images.
         top1, top5, f1_macro, loss, ece: as in a run's summary; ece before temperature scaling.
         top1_interval: of top1, 95 %; None in bundles of format 1.
+
+    Metrics that a plugin registered are further attributes, all of them numbers.
     """
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    __pydantic_extra__: dict[str, float] = Field(init=False)
 
     split: str
     n: int
@@ -134,7 +140,7 @@ class Candidate(Record):
         note: why it was not built or not chosen, or what to know about it.
     """
 
-    precision: Precision
+    precision: PrecisionName
     quality: Quality | None = None
     top1_drop: float | None = None
     top1_drop_interval: tuple[float, float] | None = None
@@ -233,7 +239,7 @@ class Manifest(Record):
     classes: list[str] = Field(min_length=2)
     preprocessing: PreprocessingInfo
     temperature: float = Field(gt=0)
-    precision: Precision
+    precision: PrecisionName
     programs: list[Program] = Field(min_length=1)
     candidates: list[Candidate]
     pruning: Pruning | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mlops_img.bundle.folder import read_bundle
 from mlops_img.bundle.manifest import Manifest, Program
+from mlops_img.bundle.prediction import ClassProbability, Prediction
 from mlops_img.bundle.programs import CannotRunError, Runner, load_program
-from mlops_img.core.device import find_device
 from mlops_img.errors import UserError
 from mlops_img.preprocessing.decode import BadImageError
 from mlops_img.preprocessing.transforms import Preprocessing, stack
@@ -24,45 +22,6 @@ log = logging.getLogger(__name__)
 
 # A path; the bytes of a file; a Pillow image; or pixels, uint8 (3, height, width).
 ImageLike = str | Path | bytes | Image.Image | Tensor
-
-
-@dataclass(frozen=True)
-class ClassProbability:
-    """A class and how probable it is, calibrated by the bundle's temperature."""
-
-    label: str
-    index: int
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one image.
-
-    Attributes:
-        label, index: the most probable class.
-        probability: its calibrated probability.
-        top_k: the most probable classes, the first of them included.
-    """
-
-    label: str
-    index: int
-    probability: float
-    top_k: list[ClassProbability]
-
-
-def load(path: str | Path = "bundles/latest", *, device: str = "auto") -> Predictor:
-    """Open a bundle, check that it is whole, and make its best program for this machine ready.
-
-    Args:
-        path: the bundle's folder.
-        device: auto, cpu, cuda or cuda:<number>.
-
-    Raises:
-        UserError: no bundle, a damaged one, no such device, or no program in it that runs here.
-    """
-    folder = Path(path).resolve()
-    return Predictor(folder, read_bundle(folder), find_device(device, "device"))
 
 
 class Predictor:
@@ -122,9 +81,10 @@ class Predictor:
         found = []
         for shares, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             ranked = [
-                ClassProbability(classes[index], index, share) for share, index in zip(shares, indices, strict=True)
+                ClassProbability(label=classes[index], index=index, probability=share)
+                for share, index in zip(shares, indices, strict=True)
             ]
-            found.append(Prediction(ranked[0].label, ranked[0].index, ranked[0].probability, ranked))
+            found.append(Prediction(**ranked[0].model_dump(), top_k=ranked))
         return found
 
     def _choose(self, programs: Sequence[Program]) -> tuple[Program, Runner]:

@@ -35,7 +35,7 @@ def this_machine(device: torch.device) -> CompiledFor:
     return CompiledFor(device="cpu", capability=capability, torch=torch.__version__)
 
 
-def why_not_here(needed: CompiledFor, device: torch.device) -> str | None:
+def unsupported_reason(needed: CompiledFor, device: torch.device) -> str | None:
     """Say why a compiled program cannot run on this device, or None if it can."""
     here = this_machine(device) if device.type == needed.device else None
     if here is None:
@@ -61,7 +61,7 @@ def load_program(folder: Path, program: Program, device: torch.device) -> Runner
     if program.compiled_for is None:
         refuse_pickles(path)
     else:
-        reason = why_not_here(program.compiled_for, device)
+        reason = unsupported_reason(program.compiled_for, device)
         if reason is not None:
             raise CannotRunError(reason)
     try:

@@ -15,7 +15,7 @@ from mlops_img.preprocessing.transforms import Preprocessing
 MIN_EXPORTED_BATCH = 2  # with a single image, its batch dimension would be taken for a constant
 
 
-class Servable(nn.Module):
+class ExportableModel(nn.Module):
     """A model as programs run it: it normalizes by itself, and gives its features beside the logits.
 
     Features are what the classifier takes, for timm's models; of any other they are the logits once more.
@@ -50,10 +50,10 @@ def example_images(preprocessing: Preprocessing, count: int = MIN_EXPORTED_BATCH
 
 
 @torch.no_grad()
-def capture(servable: nn.Module, images: Tensor, max_batch: int) -> ExportedProgram:
+def capture(exportable: nn.Module, images: Tensor, max_batch: int) -> ExportedProgram:
     """Trace a model for batches of 1 to `max_batch` images."""
     batch = Dim("batch", min=1, max=max_batch)
-    return torch.export.export(servable, (images,), dynamic_shapes=({0: batch},))
+    return torch.export.export(exportable, (images,), dynamic_shapes=({0: batch},))
 
 
 def save_portable(program: ExportedProgram, path: Path) -> None:

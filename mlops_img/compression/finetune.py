@@ -8,7 +8,8 @@ from copy import deepcopy
 from torch import Tensor, nn
 
 from mlops_img.config.export import PruneConfig
-from mlops_img.data.loader import skip_or_raise
+from mlops_img.data.loader import handle_bad_images
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.evaluation.trained import FinishedRun
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import fit
@@ -30,7 +31,9 @@ def fine_tune(run: FinishedRun, model: nn.Module, options: PruneConfig) -> nn.Mo
     config.optim.lr *= options.lr_fraction
     setup = set_up(config, model=model.train(), classes=run.trained.classes)
     images = setup.dataset.train
-    batches = skip_or_raise(training_batches(setup), images, {} if config.data.on_bad_image == "skip" else None)
+    batches = handle_bad_images(
+        training_batches(setup), images, SkippedImages() if config.data.on_bad_image == "skip" else None
+    )
     fit(setup.state, batches, setup.recipe, setup.intervals, PrintEpochs())
     return setup.state.model.cpu().eval()
 

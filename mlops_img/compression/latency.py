@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlops_img.bundle.folder import read_bundle
+from mlops_img.bundle.folder import read_manifest
 from mlops_img.bundle.programs import CannotRunError, load_program
 from mlops_img.compression.capture import example_images
 from mlops_img.compression.measure import timed
@@ -19,7 +19,9 @@ from mlops_img.core.files import write_atomically, write_json
 from mlops_img.core.precision import choose_device
 from mlops_img.core.text import text_table
 from mlops_img.preprocessing.transforms import Preprocessing
-from mlops_img.reporting.figures import latency_figure, png_bytes
+from mlops_img.registry.locate import local_bundle
+from mlops_img.reporting.figures import latency_figure
+from mlops_img.reporting.style import png_bytes
 from mlops_img.runs.provenance import hardware
 
 HEAD = ("program", "batch", "p50 ms", "p99 ms", "images/s", "calls")
@@ -41,10 +43,10 @@ def measure_bundle(config: BenchmarkConfig) -> list[Timing]:
     """Time the programs of a bundle in turns, so that a machine whose speed drifts slows all alike.
 
     Raises:
-        UserError: no bundle, or a damaged one.
+        UserError: there is no bundle, it is damaged or cannot be downloaded.
     """
-    folder = Path(config.bundle).resolve()
-    manifest = read_bundle(folder)
+    folder = local_bundle(config.bundle)
+    manifest = read_manifest(folder)
     preprocessing = Preprocessing.from_dict(manifest.preprocessing.model_dump())
     device = choose_device(config.device, "device")
     runners = {}
@@ -64,7 +66,7 @@ def measure_bundle(config: BenchmarkConfig) -> list[Timing]:
 
 
 def show(timings: list[Timing], config: BenchmarkConfig) -> None:
-    """Print the table, and write <bundle>.benchmark.json and .png beside the bundle, or where `output` says."""
+    """Print the table, and write it as <bundle>.benchmark.json and .png: to `output`, else beside a local bundle."""
     rows = [HEAD] + [
         (
             one.program,
@@ -78,7 +80,8 @@ def show(timings: list[Timing], config: BenchmarkConfig) -> None:
     ]
     print(text_table(rows))
     folder = Path(config.bundle).resolve()
-    base = Path(config.output) if config.output else folder.with_name(f"{folder.name}.benchmark")
+    beside = folder.with_name(f"{folder.name}.benchmark") if folder.is_dir() else Path("benchmark")
+    base = Path(config.output) if config.output else beside
     figure = png_bytes(latency_figure([asdict(one) for one in timings]))
     write_json(
         base.with_name(f"{base.name}.json"),

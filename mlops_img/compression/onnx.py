@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from mlops_img.compression.capture import Servable, example_images
+from mlops_img.compression.capture import ExportableModel, example_images
 from mlops_img.errors import UserError
 
 MIN_COSINE = 0.9999
 
 
-def write_onnx(servable: Servable, path: Path, max_batch: int) -> None:
+def write_onnx(exportable: ExportableModel, path: Path, max_batch: int) -> None:
     """Write the model as ONNX: input `images`, uint8 (n, 3, side, side); outputs `logits` and `features`.
 
     Raises:
@@ -31,8 +31,8 @@ def write_onnx(servable: Servable, path: Path, max_batch: int) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            servable,
-            (example_images(servable.preprocessing).contiguous(),),
+            exportable,
+            (example_images(exportable.preprocessing).contiguous(),),
             path,
             input_names=["images"],
             output_names=["logits", "features"],
@@ -43,7 +43,7 @@ def write_onnx(servable: Servable, path: Path, max_batch: int) -> None:
         )
 
 
-def check_onnx(path: Path, servable: nn.Module, batches: Iterable[Tensor]) -> float:
+def check_onnx(path: Path, exportable: nn.Module, batches: Iterable[Tensor]) -> float:
     """Run the file by ONNX Runtime on these images, uint8 (n, 3, side, side), and compare its logits.
 
     Returns:
@@ -60,7 +60,7 @@ def check_onnx(path: Path, servable: nn.Module, batches: Iterable[Tensor]) -> fl
     least = 1.0
     for images in batches:
         with torch.inference_mode():
-            exact = servable(images)[0]
+            exact = exportable(images)[0]
         said = torch.from_numpy(session.run(["logits"], {"images": images.contiguous().numpy()})[0])
         least = min(least, torch.nn.functional.cosine_similarity(said, exact, dim=1).min().item())
     if least < MIN_COSINE:

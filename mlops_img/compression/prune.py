@@ -8,8 +8,8 @@ import torch
 import torch_pruning
 from torch import nn
 
-from mlops_img.compression.capture import Servable
-from mlops_img.compression.layers import count_macs
+from mlops_img.compression.capture import ExportableModel
+from mlops_img.compression.measure import count_macs
 from mlops_img.errors import UserError
 from mlops_img.models.weights import classifier_names
 from mlops_img.preprocessing.transforms import Preprocessing
@@ -77,4 +77,4 @@ def _channels(preprocessing: Preprocessing) -> int:
 
 
 def _macs(model: nn.Module, preprocessing: Preprocessing) -> int:
-    return count_macs(Servable(model, preprocessing))[0]
+    return count_macs(ExportableModel(model, preprocessing)).total

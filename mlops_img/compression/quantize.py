@@ -28,16 +28,16 @@ SEVEN_BITS = (-64, 63)
 
 
 def quantize(
-    servable: nn.Module, batches: Sequence[Tensor], max_batch: int, *, dynamic: bool, keep: Sequence[str] = ()
+    exportable: nn.Module, batches: Sequence[Tensor], max_batch: int, *, dynamic: bool, keep: Sequence[str] = ()
 ) -> ExportedProgram:
     """Return the model in int8: weights by channel; activations by what was seen, or if dynamic on the fly.
 
     Args:
-        servable: in evaluation mode.
+        exportable: in evaluation mode.
         batches: uint8 (n, 3, side, side); static quantization learns from them how large activations get.
         max_batch: the most images that the program will take.
         dynamic: quantize linear layers alone, their inputs at run time.
-        keep: names of layers (of `servable`) that stay in fp32.
+        keep: names of layers (of `exportable`) that stay in fp32.
     """
     quantizer = X86InductorQuantizer()
     how = _with_room_for_sums(get_default_x86_inductor_quantization_config(is_dynamic=dynamic))
@@ -47,7 +47,7 @@ def quantize(
         quantizer.set_global(how)
     for name in keep:
         quantizer.set_module_name_qconfig(name, None)
-    captured = capture(servable, batches[0], max_batch).module(check_guards=False)
+    captured = capture(exportable, batches[0], max_batch).module(check_guards=False)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each layer that stays in fp32 would get one
         prepared = prepare_pt2e(captured, quantizer)

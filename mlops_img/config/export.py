@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mlops_img.config.data import EvaluateDataConfig
-from mlops_img.config.rules import at_least, folder_name, key, one_of
+from mlops_img.config.rules import at_least, folder_name, key, one_from, one_of
 
 
 @dataclass
@@ -14,7 +14,7 @@ class QuantizeConfig:
 
     # none (fp32), bf16, dynamic (int8, linear layers alone), static (int8, calibrated), or auto: tries what fits
     # the machine and keeps the fastest that stays within export.max_accuracy_drop.
-    name: str = key("auto", one_of("auto", "none", "bf16", "dynamic", "static"))
+    name: str = key("auto", one_from("mlops_img.compression.forms:FORMS", "auto"))
     # Training images for the calibration of static quantization, equally many of each class.
     calibration_images: int = key(256, at_least(1))
     # Layers that stay in fp32, by name; export adds others if accuracy requires it.

@@ -15,7 +15,18 @@ from typing import Any
 from omegaconf import MISSING
 
 from mlops_img.config.data import DataConfig
-from mlops_img.config.rules import ascending_pair, at_least, between, key, more_than, one_from, one_of
+from mlops_img.config.rules import (
+    ascending_pair,
+    at_least,
+    between,
+    each_more_than,
+    key,
+    more_than,
+    not_empty,
+    one_from,
+    one_of,
+)
+from mlops_img.errors import UserError
 
 PRECISION = one_of("auto", "fp32", "bf16", "fp16")
 
@@ -146,12 +157,33 @@ class LossConfig:
 
 
 @dataclass
+class ProbeConfig:
+    """Group `probe`: fit the classifier on features of the backbone as it is, before the first training step.
+
+    With train.epochs=0 that is all; the backbone needs weights.
+    """
+
+    # none, or linear: logistic regression by L-BFGS on what enters the classifier.
+    name: str = key("none", one_of("none", "linear"))
+    # Augmented views of each training image, besides the evaluation crop.
+    augmented_views: int = key(0, at_least(0))
+    # Penalties on the squared weights to try; the one of lowest validation loss is kept.
+    l2: list[float] = key([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], not_empty("penalty"), each_more_than(0))
+    # Keep the features of each image below ~/.cache, for the next run with this backbone.
+    cache: bool = True
+
+
+@dataclass
 class TrainConfig:
     """Node `train`: the loop."""
 
-    epochs: int = key(10, more_than(0))
+    # Passes over the training images; 0 only after a probe, whose classifier is then what is kept.
+    epochs: int = key(10, at_least(0))
     # Limit of optimizer steps, whatever `epochs` is (the schedule ends there too).
     max_steps: int | None = key(None, more_than(0))
+    # Minutes that the whole run may take, from its start to its report; null: as long as it takes. The speed is
+    # measured, and epochs (then the most) and schedule are fitted to it.
+    max_minutes: float | None = key(None, more_than(0))
     # Images per forward pass.
     batch_size: int = key(64, more_than(0))
     # Forward passes per optimizer step: the effective batch size is batch_size * accumulate.
@@ -212,6 +244,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     # All randomness follows from it; the same seed gives the same run.
@@ -225,3 +258,14 @@ class Config:
     runs_dir: str = key("runs", path=True)
     # Modules to import first, which register metrics, schedules and trackers of your own (docs/extending.md).
     plugins: list[str] = field(default_factory=list)
+
+    def check(self, prefix: str) -> None:
+        """Raise a UserError for a probe of random weights, and for no training at all."""
+        if self.probe.name == "none":
+            if self.train.epochs == 0:
+                raise UserError(f"{prefix}train.epochs=0: there is nothing to do. Use 1 or more, or probe=linear")
+        elif self.model.weights == "none" and self.model._target_ is None:
+            raise UserError(
+                f"{prefix}probe=linear: features of random weights are useless. Name weights with model.weights=hub "
+                "or model.weights=<file>"
+            )

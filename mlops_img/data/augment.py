@@ -1,4 +1,4 @@
-"""What training images go through: on each uint8 image in the workers, and on each batch on the device."""
+"""Augmentation: of each uint8 image in the workers, and of each batch on the device."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ImageAugment:
         return square
 
     def _random_resized_crop(self, image: NDArray[np.uint8]) -> Tensor:
-        # The parameters follow from the shape alone.
+        # The parameters depend on the shape alone.
         shape = torch.empty((3, *image.shape[:2]), device="meta")
         top, left, height, width = RandomResizedCrop.get_params(shape, self.config.scale, self.config.ratio)
         side = self.preprocessing.image_size
@@ -68,13 +68,13 @@ class ImageAugment:
         top, left = torch.randint(2 * padding + 1, (2,)).tolist()
         places = np.abs(np.arange(-padding, side + padding))
         places = np.where(places < side, places, 2 * (side - 1) - places)  # mirrored at the edges
-        # By NumPy, whose indexing takes half of the time that torch's needs for a small image.
+        # NumPy's indexing takes half the time of PyTorch's for a small image.
         square = self.preprocessing.crop(image).permute(1, 2, 0).numpy()
         shifted = square[places[top : top + side, None], places[left : left + side]]
         return torch.from_numpy(shifted).permute(2, 0, 1)
 
     def _try_out(self) -> None:
-        """Call the user's own transform once, here and not in a worker, whose errors read badly."""
+        """Call the user's own transform once here: an error in a worker is hard to read."""
         side = self.preprocessing.image_size
         square = torch.zeros((3, side, side), dtype=torch.uint8)
         with torch.random.fork_rng(devices=[]):
@@ -84,7 +84,7 @@ class ImageAugment:
 
 
 class Flip:
-    """Mirror an image with some probability. torchvision's own takes longer than a small image's decoding."""
+    """Mirror an image with some probability. torchvision's takes longer than decoding a small image."""
 
     def __init__(self, dimension: int, probability: float) -> None:
         self.dimension = dimension
@@ -167,7 +167,7 @@ class BatchAugment:
         """
         if self.erase is not None:
             images = self.erase(images)
-        # Drawn on the CPU: asking the device for it would wait for the device.
+        # Drawn on the CPU: reading it from the device would wait for the device.
         if self.mixes and torch.rand(()).item() < self.mix_prob:
             mix = self.mixes[int(torch.randint(len(self.mixes), ()))]
             images, labels = mix(images, labels)

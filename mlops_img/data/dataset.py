@@ -1,4 +1,4 @@
-"""What must hold before any training: classes agree, no image lies in two splits; and the fingerprint."""
+"""A checked data set: classes agree, no image is in two splits; and its fingerprint."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Dataset:
     Attributes:
         classes: names; a label is an index into them.
         splits: the images of train, val and, unless data.test_fraction=0 leaves it out, test.
-        origins: where the images of train, val and test come from, also of a test split that there is not.
-        fingerprint: md5 over every image's name, label and size: another value, other data.
+        origins: where the images of train, val and test come from; also for a missing test split.
+        fingerprint: md5 over every image's name, label and size; it differs if the data differ.
     """
 
     classes: list[str]
@@ -44,17 +44,17 @@ class Dataset:
 
     @property
     def val(self) -> ImageSet:
-        """The images that choose the best epoch, calibrate, and measure an export."""
+        """The images that choose the best epoch, calibrate probabilities and measure an export."""
         return self.splits["val"]
 
     @property
     def test(self) -> ImageSet:
-        """The images that nothing is chosen by; raises a UserError where there are none."""
+        """The images that no choice depends on; raises a UserError if there are none."""
         return self.split("test")
 
     @property
     def headline(self) -> str:
-        """The split that a run is judged by: test, or val where there is no test split."""
+        """The split of the headline figures: test, or val if there is no test split."""
         return "test" if "test" in self.splits else "val"
 
     def split(self, name: str) -> ImageSet:
@@ -74,7 +74,7 @@ class Dataset:
         return describe_splits(self.origins, {name: len(images) for name, images in self.splits.items()})
 
     def provenance(self) -> dict[str, dict[str, Any]]:
-        """Return by split how many images it has and where they come from, in types that JSON knows."""
+        """Return by split how many images it has and where they come from, in JSON types."""
         return {
             name: {"images": len(self.splits.get(name, ())), **origin.as_dict()}
             for name, origin in self.origins.items()
@@ -86,8 +86,8 @@ def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) ->
 
     Args:
         config: of the data.
-        classes: those of a model that was trained before; where they are the data's own in another order, the
-            labels follow their order.
+        classes: of a model that was trained before; if they are the data's own in another order, the labels follow
+            their order.
 
     Raises:
         UserError: data missing or malformed, fewer than two classes, classes that differ between splits,
@@ -104,7 +104,7 @@ def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) ->
     if mismatches and not config.allow_class_mismatch:
         raise UserError(
             f"{mismatches[0]}{_and_more(mismatches)}. "
-            f"Add its images, or train all the same with data.allow_class_mismatch=true{_hint_at_test(source)}"
+            f"Add its images, or train anyway with data.allow_class_mismatch=true{_hint_at_test(source)}"
         )
     contents = ContentIndex(config.root)
     table = with_all_splits(source, config, contents)
@@ -113,15 +113,15 @@ def load_dataset(config: DataConfig, *, classes: Sequence[str] | None = None) ->
         if leaks:
             one, other = leaks[0]
             raise UserError(
-                f"the same image lies in two splits: {one} and {other}{_and_more(leaks)}. "
-                "Delete one of each, or train all the same with data.allow_leakage=true; "
+                f"the same image is in two splits: {one} and {other}{_and_more(leaks)}. "
+                "Delete one of each, or train anyway with data.allow_leakage=true; "
                 "`python -m mlops_img.audit` lists all"
             )
     return Dataset(table.classes, table.splits, table.origins, fingerprint(table, config.root, contents))
 
 
 def _in_order_of(classes: Sequence[str] | None, table: Table) -> Table:
-    """Return the table with its classes in this order; as it is where they are not the same classes."""
+    """Return the table with its classes in this order; unchanged if they are not the same classes."""
     if classes is None or sorted(classes) != sorted(table.classes) or len(set(classes)) < len(classes):
         return table
     number = {name: position for position, name in enumerate(classes)}
@@ -133,12 +133,11 @@ def _in_order_of(classes: Sequence[str] | None, table: Table) -> Table:
 def find_leaks(table: Table, contents: ContentIndex | None = None) -> list[tuple[str, str]]:
     """Return the pairs of files that hold the same bytes and lie in different splits.
 
-    Data sets that are not files (torchvision's) are taken as their makers split them; the audit looks
-    into those too.
+    The splits of data sets that are not files (torchvision's) are trusted; the audit checks those too.
     """
     splits = list(table.splits.values())
     paths = [path for images in splits for path in images.paths]
-    # Of files only where all are: what else reads gives no bytes to compare.
+    # Only files have bytes to compare, so all images must be files.
     read = next((images.read for images in splits if images.read is not read_file), read_file)
     groups = (contents or ContentIndex()).groups(ImageSet(paths, np.zeros(len(paths), np.int64), read))
     split_of = np.repeat(np.arange(len(splits)), [len(images) for images in splits])
@@ -176,7 +175,7 @@ def _classes_without_images(table: Table) -> list[str]:
 
 
 def _hint_at_test(table: Table) -> str:
-    """Return how to leave the test split out, where it has classes that no other split has: it has no labels then."""
+    """Return how to leave the test split out, if it has classes that no other split has: it may have no labels."""
     given = {split: set(images.labels.tolist()) for split, images in table.splits.items()}
     unknown = given.pop("test", set()).difference(*given.values())
     return f". If the test images have no labels, leave them out with {WITHOUT_TEST}" if unknown else ""

@@ -1,4 +1,4 @@
-"""The names of images: absolute, and as seen from the folder of the data set."""
+"""Names of images: absolute, and relative to the folder of the data set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def names_below(root: str, paths: Sequence[str]) -> list[str]:
-    """Return each image's path as seen from `root`: a name that stays when the data set moves.
+    """Return each image's path relative to `root`: a name that does not change if the data set moves.
 
     Where not all lie below `root`, they are seen from the folder that they share.
     """

@@ -1,4 +1,4 @@
-"""The splits of a data set: those given, and stable ones split off train where none are."""
+"""The splits of a data set: those given, and stable ones that are split off train if they are missing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ def with_all_splits(table: Table, config: DataConfig, contents: ContentIndex | N
     """Return the table with train, val and test, each no larger than `config.limit`, and where each came from.
 
     A split that the source lacks is split off train, class by class; with `config.test_fraction` = 0 there is no
-    test split then. Copies of one image stay together,
-    so that a split of ours never leaks. Which images go follows from `config.split_seed` and their names
-    below `config.root` alone, so a data set may move. Adding an image moves two others at most between
-    splits, and mostly none: each split keeps its share of the class, and that is all that can push one out.
-    `contents` tells which images are copies, and spares reading files again that it has read before.
+    test split then. Copies of one image stay together, so that such a split never leaks. The choice depends on
+    `config.split_seed` and the names below `config.root` alone, so a data set may move. Adding an image moves at most
+    two others between splits, and mostly none: a split only changes to keep its share of the class.
+
+    Args:
+        table: as the source lists it.
+        config: of the data.
+        contents: finds copies, and avoids reading files that it has read before.
 
     Raises:
         UserError: a class is too small to be in every split, or the fractions leave no training images.
@@ -52,7 +55,7 @@ def with_all_splits(table: Table, config: DataConfig, contents: ContentIndex | N
 
 
 def _missing_fractions(table: Table, config: DataConfig) -> dict[str, float]:
-    """Return the share of train that each split takes that the source lacks; 0 is no such split.
+    """Return the share of train for each split that the source lacks; 0 for no such split.
 
     Raises:
         UserError: validation would be empty, or the shares leave nothing to train on.
@@ -76,7 +79,7 @@ def _hold_back(
     images: ImageSet, classes: list[str], fractions: dict[str, float], config: DataConfig, contents: ContentIndex
 ) -> dict[str, ImageSet]:
     """Split `images` into train and the given fractions of each class."""
-    # The copies of an image follow the first of them, in label as in rank, and so fall on one side.
+    # Copies of an image get the label and the rank of the first one, and so end in the same split.
     _, first, which = np.unique(contents.groups(images), return_index=True, return_inverse=True)
     labels, rank = images.labels[first], _rank(images, config)[first]
     order = np.lexsort((rank, labels))
@@ -86,16 +89,16 @@ def _hold_back(
     for name, start, stop in zip(classes, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         members, size = order[start:stop], stop - start
         if not size and config.allow_class_mismatch:
-            continue  # a class of another split's alone
+            continue  # a class of another split only
         if size < len(parts):
             raise UserError(
                 f"class {name!r} has {size} different image{'s' * (size != 1)}; splitting into "
-                f"{', '.join(parts)} takes at least {len(parts)}. Add images or give the splits yourself"
+                f"{', '.join(parts)} takes at least {len(parts)}. Add images, or provide the splits"
             )
         counts = [max(1, round(fraction * size)) for fraction in fractions.values()]
         if sum(counts) >= size:
             raise UserError(f"class {name!r}: the fractions leave none of its {size} images to train on")
-        # From both ends, with train between, so that when one part grows the other stays as it is.
+        # From both ends, with train between, so that a part that grows does not move the other one.
         part[members[: counts[0]]] = 1
         if len(counts) > 1:
             part[members[size - counts[1] :]] = 2
@@ -107,12 +110,12 @@ def _evenly(images: ImageSet, limit: int, config: DataConfig) -> ImageSet:
     rank = _rank(images, config)
     order = np.lexsort((rank, images.labels))
     labels = images.labels[order]
-    turn = np.arange(len(order)) - np.searchsorted(labels, labels)  # the how-manieth of its class
+    turn = np.arange(len(order)) - np.searchsorted(labels, labels)  # index within its class
     return images.select(np.sort(order[np.lexsort((rank[order], turn))[:limit]]))
 
 
 def _rank(images: ImageSet, config: DataConfig) -> NDArray[np.uint64]:
-    """Return a number for each image that looks random and follows from the seed and its name alone."""
+    """Return a pseudo-random number for each image, which depends on the seed and its name alone."""
     names = (os.fsencode(name) for name in names_below(config.root, images.paths))
     seed = f"{config.split_seed}:".encode()
     digests = (hashlib.blake2b(seed + name, digest_size=8).digest() for name in names)

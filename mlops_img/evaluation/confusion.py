@@ -1,4 +1,4 @@
-"""Which classes were taken for which: a sparse matrix, as most pairs of many classes are never confused."""
+"""The confusion matrix, stored sparse: with many classes, most pairs are never confused."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array
 
-# As evaluation/<split>.json holds it: {"cells": [[label, predicted, count], ...]} with the counts above 0. Earlier
-# versions wrote a row of counts for each label.
+# The format in evaluation/<split>.json: {"cells": [[label, predicted, count], ...]} for counts above 0.
+# Earlier versions wrote one row of counts per label.
 Stored = dict[str, list[list[int]]] | Sequence[Sequence[int]]
 
 
 def count_confusion(labels: ArrayLike, predicted: ArrayLike, classes: int) -> csr_array:
-    """Return int64 (classes, classes): how many images of each label (rows) were predicted as each class.
+    """Count the images of each label (rows) that were predicted as each class (columns), int64 (classes, classes).
 
     Args:
         labels, predicted: int64 (n,).
-        classes: their number.
+        classes: The number of classes.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
-    # Converting adds up the entries of the same cell.
+    # The conversion sums the entries of a cell.
     return coo_array((np.ones(len(labels), np.int64), (labels, predicted)), shape=(classes, classes)).tocsr()
 
 
 def store_confusion(confusion: csr_array) -> dict[str, list[list[int]]]:
-    """Return the matrix as plain values for JSON, in the order of labels and predictions."""
+    """Return the matrix as plain values for JSON, sorted by label and prediction."""
     confusion.sort_indices()
     cells = confusion.tocoo()
     return {"cells": np.stack([cells.row, cells.col, cells.data], axis=1).tolist()}
 
 
 def read_confusion(stored: Stored, classes: int) -> csr_array:
-    """Return the matrix, int64 (classes, classes), that an evaluation holds."""
+    """Return the matrix of a stored evaluation, int64 (classes, classes)."""
     if not isinstance(stored, dict):
         return csr_array(np.asarray(stored, np.int64).reshape(classes, classes))
     row, column, count = np.asarray(stored["cells"], np.int64).reshape(-1, 3).T
@@ -42,9 +42,9 @@ def read_confusion(stored: Stored, classes: int) -> csr_array:
 
 
 def most_confused(stored: Stored, classes: Sequence[str], limit: int | None = None) -> list[dict[str, Any]]:
-    """Pairs of classes by how many images of `label` were predicted as `predicted`, most first.
+    """Rank pairs of classes by the number of images of `label` predicted as `predicted`, largest first.
 
-    Each is {"label", "predicted", "count", "share" of the label's images}; pairs never confused are left out.
+    Each is {"label", "predicted", "count", "share" of the label's images}. Pairs with a count of 0 are omitted.
     """
     return [
         {"label": classes[row], "predicted": classes[column], "count": count, "share": share}
@@ -53,7 +53,7 @@ def most_confused(stored: Stored, classes: Sequence[str], limit: int | None = No
 
 
 def confused_pairs(confusion: csr_array, limit: int | None = None) -> list[tuple[int, int, int, float]]:
-    """Return label, other class, count and share of the label's images for the most confused pairs, most first."""
+    """Return label, predicted class, count and share of the label's images for each confused pair, largest first."""
     totals = confusion.sum(axis=1)
     confusion.sort_indices()
     cells = confusion.tocoo()

@@ -1,4 +1,4 @@
-"""Evaluating a checkpoint on a split: the same code after training and for the evaluate command."""
+"""Evaluation of a checkpoint on splits, shared by training and the evaluate command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from mlops_img.core.files import write_json
 from mlops_img.core.memory import freed_memory_kept
 from mlops_img.core.precision import Precision, to_device
 from mlops_img.data.dataset import Dataset
-from mlops_img.data.loader import load_batches, loader_workers, ordered_plans, skip_or_raise
+from mlops_img.data.loader import handle_bad_images, loader_workers, make_loader
+from mlops_img.data.sampler import sequential_batches
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.evaluation.confidence import small_split_warning
 from mlops_img.evaluation.metrics import Predictions, evaluation, fit_temperature, predict
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Predicts whole image sets with one preprocessing, each image exactly once."""
+    """Predict whole image sets, each image exactly once."""
 
     preprocessing: Preprocessing
     precision: Precision
@@ -41,7 +43,7 @@ class Evaluator:
 
     @classmethod
     def of(cls, config: Config, preprocessing: Preprocessing, precision: Precision) -> Evaluator:
-        """Return the evaluator that a configuration describes."""
+        """Return the evaluator of a configuration."""
         return cls(
             preprocessing,
             precision,
@@ -52,40 +54,39 @@ class Evaluator:
 
     @freed_memory_kept()
     def predict(self, model: nn.Module, images: ImageSet) -> tuple[Predictions, dict[str, str]]:
-        """Return the predictions, and the images that were left out: path to reason.
+        """Return the predictions, and the images that were skipped as a mapping from path to reason.
 
         Raises:
-            UserError: an image cannot be decoded and `skip_bad` is False.
+            UserError: An image cannot be decoded and `skip_bad` is False.
         """
-        skipped: dict[str, str] = {}
-        batches = load_batches(
+        skipped = SkippedImages()
+        batches = make_loader(
             images,
             self.preprocessing.crop,
-            ordered_plans(len(images), self.batch_size),
+            sequential_batches(len(images), self.batch_size),
             decode=self.preprocessing.decode,
             workers=self.workers,
             device=self.precision.device,
         )
-        checked = skip_or_raise(batches, images, skipped if self.skip_bad else None, least=0)
-        return predict(model, checked, self.preprocessing, self.precision), skipped
+        checked = handle_bad_images(batches, images, skipped if self.skip_bad else None, min_images=0)
+        return predict(model, checked, self.preprocessing, self.precision), skipped.as_dict()
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run's best checkpoint holds, ready to predict."""
+    """The model of a run's best checkpoint, ready to predict."""
 
     model: nn.Module
     classes: list[str]
     preprocessing: Preprocessing
-    # Of the data that it was trained on.
-    fingerprint: str
+    fingerprint: str  # of the training data
 
 
 def load_trained(path: Path, precision: Precision) -> Trained:
-    """Load a checkpoint's weights into its model, on the device, in evaluation mode.
+    """Build the model of a checkpoint and load its weights, on the device, in evaluation mode.
 
     Raises:
-        UserError: the checkpoint is missing or damaged.
+        UserError: The checkpoint is missing or damaged.
     """
     content = read_checkpoint(path)
     preprocessing = Preprocessing.from_dict(content["preprocessing"])
@@ -101,17 +102,17 @@ def load_trained(path: Path, precision: Precision) -> Trained:
 def evaluate_splits(
     folder: RunFolder | None, trained: Trained, evaluator: Evaluator, dataset: Dataset, names: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate on these splits, with the temperature that fits validation, and write evaluation/<split>.json.
+    """Evaluate on the splits, with the temperature fitted on validation, and write evaluation/<split>.json.
 
     Args:
-        folder: of the run, which gets the files; None writes none.
-        trained: the model.
-        evaluator: how to predict.
-        dataset: the splits' images.
-        names: of the splits.
+        folder: The run folder to write to; None writes no files.
+        trained: The model.
+        evaluator: Predicts the images.
+        dataset: The images of the splits.
+        names: The names of the splits to evaluate.
 
     Returns:
-        By split what was written; see `mlops_img.evaluation.metrics.evaluation`.
+        The content of evaluation/<split>.json by split; see `mlops_img.evaluation.metrics.evaluation`.
     """
     validation = evaluator.predict(trained.model, dataset.val)
     temperature = fit_temperature(validation[0])
@@ -120,7 +121,7 @@ def evaluate_splits(
         images = dataset.split(name)
         predictions, skipped = validation if name == "val" else evaluator.predict(trained.model, images)
         if skipped:
-            log.warning("%s: %d of %d images left out of the evaluation", name, len(skipped), len(images))
+            log.warning("%s: %d of %d images skipped in the evaluation", name, len(skipped), len(images))
         results[name] = {
             "split": name,
             "origin": dataset.origins[name].as_dict(),
@@ -134,12 +135,12 @@ def evaluate_splits(
 
 
 def read_pixels(images: ImageSet, row: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the image as the model's preprocessing decodes it, uint8 (height, width, 3), to show it to people."""
+    """Return an image as the preprocessing decodes it, uint8 (height, width, 3), for display."""
     return preprocessing.decode(images.read(images.paths[row]))
 
 
 def warn_of_few_images(result: dict[str, Any]) -> None:
-    """Log a warning where a split's top-1 rests on few images; `result` is as `evaluate_splits` returns it."""
+    """Log a warning if top-1 was measured on few images; `result` is one value of `evaluate_splits`."""
     warning = small_split_warning(result["split"], result["n"], result["top1_interval"])
     if warning:
         log.warning("%s", warning)

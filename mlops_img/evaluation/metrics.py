@@ -1,4 +1,4 @@
-"""How good the predictions are: accuracy, per-class measures, calibration, and the worst mistakes."""
+"""Metrics of predictions: accuracy, scores per class, calibration, and the mistakes with the highest confidence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlops_img.core.precision import Precision
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confidence import top1_interval
 from mlops_img.evaluation.confusion import count_confusion, store_confusion
@@ -24,19 +24,18 @@ from mlops_img.preprocessing.transforms import Preprocessing
 
 CALIBRATION_BINS = 15
 WORST_MISTAKES = 24
-# Logits are worked on in parts of this many values: few enough for a processor's cache, and the logits of many
-# classes and images are not copied as a whole.
+# Logits are processed in chunks of this many values, which fit into the CPU cache and avoid a copy of all logits.
 PART_VALUES = 2**18
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's logits for a whole set of images, on the CPU.
+    """The logits of a model for a whole image set, on the CPU.
 
     Attributes:
         logits: float32 (n, classes).
         labels: int64 (n,).
-        rows: int64 (n,), the images' places in their ImageSet.
+        rows: int64 (n,), the indices of the images in their ImageSet.
     """
 
     logits: Tensor
@@ -47,7 +46,7 @@ class Predictions:
     def predicted(self) -> Tensor:
         """The predicted classes, int64 (n,).
 
-        The class is that of the largest logit: probabilities are rounded, and may be equal where logits are not.
+        Taken from the logits, because rounded probabilities can be equal where logits differ.
         """
         return self.logits.argmax(1)
 
@@ -57,15 +56,15 @@ class Predictions:
         return count_confusion(self.labels, self.predicted, self.logits.shape[1])
 
     def probabilities(self, temperature: float = 1.0) -> Tensor:
-        """Return float32 (n, classes)."""
+        """Return the softmax probabilities, float32 (n, classes)."""
         return (self.logits / temperature).softmax(1)
 
     def probability_of(self, chosen: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the probability of one class of each image, float32 (n,).
 
         Args:
-            chosen: the classes, int64 (n,).
-            temperature: by which logits are divided.
+            chosen: The class of each image, int64 (n,).
+            temperature: Divisor of the logits.
         """
         return torch.cat(
             [
@@ -84,7 +83,7 @@ class Predictions:
         return total / len(self.labels)
 
     def _parts(self, others: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-        """Split the logits and another tensor, (n, ...), into parts of some images."""
+        """Split the logits and another tensor, (n, ...), into chunks of images."""
         rows = max(1, PART_VALUES // self.logits.shape[1])
         return zip(self.logits.split(rows), others.split(rows), strict=True)
 
@@ -93,10 +92,10 @@ class Predictions:
 def predict(
     model: nn.Module, batches: Iterable[Batch], preprocessing: Preprocessing, precision: Precision
 ) -> Predictions:
-    """Run the model in evaluation mode over the batches, each image once; leaves it in the mode it was in.
+    """Run the model in evaluation mode over the batches, each image once, and restore its mode.
 
     Raises:
-        UserError: the logits are not finite, so nothing that follows from them would mean anything.
+        UserError: Some logits are not finite.
     """
     was_training = model.training
     model.eval()
@@ -120,13 +119,13 @@ def predict(
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good predictions are.
+    """A scalar metric of predictions.
 
     Attributes:
-        compute: from the predictions, on the CPU, to the number.
-        label: what tables and the report call it.
-        higher_is_better: which way it is optimized and ranked.
-        percent: whether it is a share, which the report shows in percent.
+        compute: Computes the metric from predictions on the CPU.
+        label: The name in tables and in the report.
+        higher_is_better: The direction of optimization and ranking.
+        percent: Whether it is a share, which the report shows in percent.
     """
 
     compute: Callable[[Predictions], float]
@@ -135,15 +134,15 @@ class Metric:
     percent: bool = False
 
 
-# By name. All of them are computed for each epoch and each evaluation; `metric` adds to it.
+# By name; `metric` registers more. All of them are computed for each epoch and each evaluation.
 METRICS: dict[str, Metric] = {}
 F = TypeVar("F", bound=Callable[[Predictions], float])
 
 
 def metric(name: str, label: str, *, higher_is_better: bool = True, percent: bool = False) -> Callable[[F], F]:
-    """Register a metric; arguments as of `Metric`.
+    """Register a metric; the arguments are the attributes of `Metric`.
 
-    It then stands in metrics.jsonl, summary.json, the report, the tracker and the ranking of a multirun, and
+    It is then written to metrics.jsonl, summary.json, the report, the tracker and the ranking of a multirun, and
     `optimized_metric=val.<name>` optimizes it.
     """
 
@@ -162,22 +161,22 @@ def cross_entropy(predictions: Predictions) -> float:
 
 @metric("top1", "Top-1", percent=True)
 def top1(predictions: Predictions) -> float:
-    """Return the share of images whose class was predicted."""
+    """Return the share of images whose label is the predicted class."""
     return (predictions.predicted == predictions.labels).double().mean().item()
 
 
 @metric("top5", "Top-5", percent=True)
 def top5(predictions: Predictions) -> float:
-    """Return the share of images whose class is among the five most probable ones."""
+    """Return the share of images whose label is among the five classes with the highest logits."""
     logits, labels = predictions.logits, predictions.labels
     among_five = (logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)).any(1)
-    # By argmax, as everywhere here: among equal logits topk may put another one first.
+    # topk may break ties differently from argmax, so top-5 could be lower than top-1.
     return (among_five | (predictions.predicted == labels)).double().mean().item()
 
 
 @metric("f1_macro", "F1, macro")
 def f1_macro(predictions: Predictions) -> float:
-    """Return the mean F1 over the classes that occur."""
+    """Return the mean F1 over the classes that occur as label or prediction."""
     return float(_mean_over_present(per_class(predictions.confusion)["f1"], predictions.confusion))
 
 
@@ -187,7 +186,7 @@ def summarize(predictions: Predictions) -> dict[str, float]:
 
 
 def per_class(confusion: csr_array) -> dict[str, NDArray[np.float64]]:
-    """Return precision, recall and f1 of each class, float64 (classes,); 0 where nothing was predicted."""
+    """Return precision, recall and F1 of each class, float64 (classes,); 0 where undefined."""
     hits = confusion.diagonal().astype(np.float64)
     predicted, support = confusion.sum(0), confusion.sum(1)
     return {
@@ -198,13 +197,13 @@ def per_class(confusion: csr_array) -> dict[str, NDArray[np.float64]]:
 
 
 def evaluation(predictions: Predictions, classes: list[str], paths: list[str], temperature: float) -> dict[str, Any]:
-    """Return everything that the report shows, as plain values for JSON.
+    """Return all results that the report shows, as plain values for JSON.
 
     Args:
-        predictions: the model's logits.
-        classes: the names of the classes.
-        paths: the name of each image of the set that `predictions.rows` index.
-        temperature: by which logits are divided for calibrated probabilities (`fit_temperature`).
+        predictions: The logits of the model.
+        classes: The class names.
+        paths: The paths of the image set, indexed by `predictions.rows`.
+        temperature: Divisor of the logits for calibrated probabilities (`fit_temperature`).
     """
     confusion = predictions.confusion
     scores = per_class(confusion)
@@ -253,7 +252,7 @@ def _mean_over_present(values: NDArray[np.float64], confusion: csr_array) -> np.
 
 
 def _reliability(predictions: Predictions, temperature: float) -> list[dict[str, float | int | None]]:
-    """Bin by confidence: how sure the model was, and how often it was right."""
+    """Return mean confidence, accuracy and count of images in bins of equal width."""
     confidence = predictions.probability_of(predictions.predicted, temperature)
     right = (predictions.predicted == predictions.labels).double()
     bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)

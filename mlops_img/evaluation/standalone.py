@@ -1,4 +1,4 @@
-"""Evaluating a run on labeled images that it was not trained on: a data set that stands alone."""
+"""Evaluation of a run on another data set than the one it was trained on."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StandAlone:
-    """Images with labels that are not those of the run's own data set.
+    """A labeled data set other than that of the run.
 
     Attributes:
-        name: of the folder of its results: the root's name and the first digits of the fingerprint.
-        source, root: where the images come from.
-        split: what was asked for; a data set without splits is taken whole.
-        images: labels are indices into the run's classes.
-        fingerprint: of all its images; see `mlops_img.data.dataset.fingerprint`.
-        identical: how many of the images are byte for byte images that the run was trained on; None if the
-            run's own images cannot be compared.
+        name: The name of the result folder: the name of the root and the first digits of the fingerprint.
+        source, root: The source of the images.
+        split: The requested split. If the data set has no splits, `images` are all of its images.
+        images: The images to evaluate; labels are indices into the classes of the run.
+        fingerprint: The fingerprint of all images; see `mlops_img.data.dataset.fingerprint`.
+        identical: The number of images that are byte-identical to a training image; None if the training images cannot
+            be compared.
     """
 
     name: str
@@ -58,18 +58,18 @@ class StandAlone:
 
 
 def open_standalone(run: TrainedRun, given: EvaluateDataConfig, split: str) -> StandAlone | None:
-    """List the data set that is given, or return None if it is the run's own.
+    """List the given data set, or return None if it is the data set of the run.
 
-    It is the run's own if no other source or root is given, or if its images, labels and splits are the same
-    (it was moved).
+    It is the data set of the run if no other source or root is given, or if its images, labels and splits are the same,
+    because it was moved.
 
     Args:
-        run: as it was trained: its configuration names its own data.
-        given: an option of the group `data` (a DataConfig), or what differs from the run's data.
-        split: to evaluate, of a data set that has splits.
+        run: The run, with the configuration of the training.
+        given: An option of the group `data` (a DataConfig), or the keys that differ from the data of the run.
+        split: The split to evaluate, if the data set has splits.
 
     Raises:
-        UserError: the data are missing or malformed, have no such split, or classes that the run does not know.
+        UserError: The data are missing or malformed, lack the split, or contain classes unknown to the run.
     """
     config = _data_config(run, given)
     if config is None:
@@ -78,7 +78,7 @@ def open_standalone(run: TrainedRun, given: EvaluateDataConfig, split: str) -> S
     table = open_source(config).any_splits()
     if _is_own(run, table, config):
         return None
-    # What the run left out of its training says nothing about a holdout.
+    # use_given_test=False of the training does not apply to another data set.
     if not config.use_given_test and not isinstance(given, DataConfig):
         table = open_source(dataclasses.replace(config, use_given_test=True)).any_splits()
     log_remarks(config.root, table)
@@ -86,7 +86,7 @@ def open_standalone(run: TrainedRun, given: EvaluateDataConfig, split: str) -> S
     identical = _count_identical(run, images)
     if identical:
         log.warning(
-            "%s: %d of the %d images are byte for byte images that the run was trained on: the figures are too good",
+            "%s: %d of the %d images are byte-identical to training images, so the figures are optimistic",
             config.root,
             identical,
             len(images),
@@ -99,15 +99,15 @@ def open_standalone(run: TrainedRun, given: EvaluateDataConfig, split: str) -> S
 
 
 def evaluate_standalone(run: TrainedRun, data: StandAlone) -> dict[str, Any]:
-    """Evaluate the run on all images of the data set, with the run's own temperature.
+    """Evaluate the run on all images of the data set, with the temperature of the run.
 
     Returns:
-        As `mlops_img.evaluation.evaluator.evaluate_splits` for one split, and `data`, which says what it is.
+        The result of `mlops_img.evaluation.evaluator.evaluate_splits` for one split, and `data`, which describes it.
     """
     temperature = _temperature(run)
     predictions, skipped = run.evaluator().predict(run.trained.model, data.images)
     if skipped:
-        log.warning("%s: %d of %d images left out of the evaluation", data.root, len(skipped), len(data.images))
+        log.warning("%s: %d of %d images skipped in the evaluation", data.root, len(skipped), len(data.images))
     return {
         "split": data.split,
         "data": {
@@ -122,7 +122,7 @@ def evaluate_standalone(run: TrainedRun, data: StandAlone) -> dict[str, Any]:
 
 
 def _data_config(run: TrainedRun, given: EvaluateDataConfig) -> DataConfig | None:
-    """Return how the given data are read; None if they are the run's own."""
+    """Return the configuration of the given data, or None if they are the data of the run."""
     if isinstance(given, DataConfig):
         if not given.root:
             raise UserError("data.root is not set. Set it with data.root=...")
@@ -130,14 +130,14 @@ def _data_config(run: TrainedRun, given: EvaluateDataConfig) -> DataConfig | Non
     own = run.config.data
     if given.root is None or _same_place(given.root, own.root):
         return None
-    if isinstance(own, Mnist5kConfig):  # which writes its digits wherever there is nothing yet
+    if isinstance(own, Mnist5kConfig):  # it would generate its images in an empty folder
         own = FolderConfig(**{field.name: getattr(own, field.name) for field in dataclasses.fields(DataConfig)})
         own.source = FolderConfig.source
     return dataclasses.replace(own, root=given.root)
 
 
 def _reads_the_same(given: DataConfig, own: DataConfig) -> bool:
-    """Say whether both name the same source, at the same place, with the same keys of its own."""
+    """Return whether both configure the same source, with the same root and the same source-specific keys."""
     keys = {field.name for field in dataclasses.fields(own)} - {field.name for field in dataclasses.fields(DataConfig)}
     return (
         type(given) is type(own)
@@ -151,10 +151,10 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _is_own(run: TrainedRun, table: Table, config: DataConfig) -> bool:
-    """Say whether these are the run's images, split as they were: the same data set at another place."""
+    """Return whether these are the images and splits of the run, moved to another place."""
     sources = {config.source, run.config.data.source}
     if len(sources - {Mnist5kConfig.source}) > 1:
-        return False  # the run's data are then read in another way
+        return False  # the data of the run are read in another way
     if "train" not in table.splits or sorted(table.classes) != sorted(run.trained.classes):
         return False
     keys = ("val_fraction", "test_fraction", "split_seed", "limit")
@@ -174,14 +174,17 @@ def _is_own(run: TrainedRun, table: Table, config: DataConfig) -> bool:
         run, table, config
     ):
         return False
-    log.info("%s: names, labels and sizes are those of the run's own data: taken as these, moved", config.root)
+    log.info(
+        "%s: names, labels and sizes match the data of the run, so it is treated as the same data set, moved",
+        config.root,
+    )
     return True
 
 
 def _differs_from_originals(run: TrainedRun, table: Table, config: DataConfig) -> bool:
-    """Say whether files of the same names at the run's own root have other bytes; False where there are none.
+    """Return whether files of the same name at the root of the run differ in content; False if there are none.
 
-    The fingerprint knows names, labels and sizes only, and uncompressed images of one shape all have one size.
+    The fingerprint covers names, labels and sizes only, and uncompressed images of the same shape have the same size.
     """
     paths = [path for images in table.splits.values() if images.read is read_file for path in images.paths]
     names = names_below(config.root, paths)
@@ -195,33 +198,33 @@ def _differs_from_originals(run: TrainedRun, table: Table, config: DataConfig) -
 
 
 def _chosen(table: Table, config: DataConfig, split: str) -> ImageSet:
-    """Return the images to evaluate: those of the split, or all where there are no splits."""
+    """Return the images to evaluate: those of the split, or all if there are no splits."""
     if list(table.splits) == ["train"]:
         return table.splits["train"]
     if split not in table.splits:
-        there = ", ".join(table.splits)
-        raise UserError(f"split={split}: {config.root} has no {split} split, but {there}. Choose one with split=...")
+        available = ", ".join(table.splits)
+        raise UserError(f"split={split}: {config.root} has no {split} split. Set split to one of: {available}")
     return table.splits[split]
 
 
 def _in_classes_of(run: TrainedRun, images: ImageSet, table: Table, config: DataConfig) -> ImageSet:
-    """Return the images with labels that index the run's classes; warn of classes without images."""
+    """Return the images with labels that index the classes of the run; warn about classes without images."""
     known = run.trained.classes
     present = [table.classes[label] for label in np.unique(images.labels).tolist()]
     unknown = [name for name in present if name not in known]
     if unknown:
         raise UserError(
-            f"data.root={config.root} has other classes than {run.folder.path} was trained on: {_listed(unknown)}. "
-            f"The run knows {_listed(known)}.{did_you_mean(unknown[0], known)}{table.hint}"
+            f"data.root={config.root} has classes that {run.folder.path} was not trained on: {_listed(unknown)}. "
+            f"The classes of the run are {_listed(known)}.{did_you_mean(unknown[0], known)}{table.hint}"
         )
     absent = [name for name in known if name not in present]
     if absent:
-        log.warning("%s: no images of %d of the run's classes: %s", config.root, len(absent), _listed(absent))
+        log.warning("%s: no images for %d classes of the run: %s", config.root, len(absent), _listed(absent))
     return dataclasses.replace(images, labels=_numbers(run, table)[images.labels])
 
 
 def _numbers(run: TrainedRun, table: Table) -> NDArray[np.int64]:
-    """Return the run's index of each of the table's classes, int64 (classes,); -1 where it has none."""
+    """Return the index in the run of each class of the table, int64 (classes,); -1 for unknown classes."""
     number = {name: position for position, name in enumerate(run.trained.classes)}
     return np.array([number.get(name, -1) for name in table.classes], np.int64)
 
@@ -232,17 +235,17 @@ def _listed(names: list[str]) -> str:
 
 
 def _count_identical(run: TrainedRun, images: ImageSet) -> int | None:
-    """Count the images whose bytes are those of a training image; None if there is nothing to compare."""
+    """Count the images that are byte-identical to a training image; None if they cannot be compared."""
     config = run.config.data
-    # Torchvision's are no files, and would be fetched; the default data would be written.
+    # Torchvision would download its data, which are not files; the default data would be generated.
     if isinstance(config, TorchvisionConfig) or not os.path.exists(os.path.expanduser(config.root)):
-        log.info("the images that the run was trained on are not at %s: not compared with them", config.root)
+        log.info("%s does not exist, so the images are not compared with the training images", config.root)
         return None
     contents = ContentIndex(config.root)
     try:
         train = with_all_splits(open_source(config).any_splits(), config, contents).splits["train"]
     except (UserError, OSError, KeyError) as error:
-        log.info("not compared with the images that the run was trained on: %s", error)
+        log.info("the images are not compared with the training images: %s", error)
         return None
     if train.read is not read_file or images.read is not read_file:
         return None
@@ -252,21 +255,21 @@ def _count_identical(run: TrainedRun, images: ImageSet) -> int | None:
 
 
 def _temperature(run: TrainedRun) -> float:
-    """Return the temperature that fits the run's own validation images, as training found it.
+    """Return the temperature that the training fitted on the validation images of the run.
 
-    Where the run did not note it, it is fitted again. Where its images are not there, there is no calibration.
+    If summary.json does not hold it, it is fitted again; without the validation images it is 1, no calibration.
     """
     try:
-        noted = read_json(run.folder.summary).get("temperature")
+        stored = read_json(run.folder.summary).get("temperature")
     except ValueError:
-        noted = None
-    if isinstance(noted, float) and noted > 0:
-        return noted
+        stored = None
+    if isinstance(stored, float) and stored > 0:
+        return stored
     try:
         own = run.with_data()
     except UserError as error:
         log.warning(
-            "%s notes no temperature, and it cannot be fitted again: the probabilities are not calibrated (%s)",
+            "%s has no temperature, and it cannot be fitted again: the probabilities are not calibrated (%s)",
             run.folder.summary,
             re.sub(r"\s+", " ", str(error)),
         )

@@ -1,4 +1,4 @@
-"""A finished run, opened again: its configuration, its data, its best weights."""
+"""Load a finished run: its configuration, its data, its best weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run left behind, without its data."""
+    """A finished run without its data."""
 
     folder: RunFolder
     config: Config
@@ -32,14 +32,14 @@ class TrainedRun:
     trained: Trained
 
     def evaluator(self) -> Evaluator:
-        """Return what predicts its splits, with its preprocessing and settings."""
+        """Return an evaluator with the preprocessing and the settings of the run."""
         return Evaluator.of(self.config, self.trained.preprocessing, self.precision)
 
     def with_data(self) -> FinishedRun:
-        """List its data too.
+        """List the data of the run and return the run with them.
 
         Raises:
-            UserError: they are not where its configuration says, or have other classes than it was trained on.
+            UserError: The data are not at data.root, or their classes differ from those of the training.
         """
         _check_still_there(self.folder, self.config)
         dataset = load_dataset(self.config.data, classes=self.trained.classes)
@@ -50,7 +50,7 @@ class TrainedRun:
             )
         if dataset.fingerprint != self.trained.fingerprint:
             log.warning(
-                "%s has changed since the training: images that were trained on may lie in other splits now",
+                "%s has changed since the training: training images may now be in other splits",
                 self.config.data.root,
             )
         return FinishedRun(self.folder, self.config, self.precision, self.trained, dataset)
@@ -58,7 +58,7 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class FinishedRun(TrainedRun):
-    """What a run left behind, and the data it was trained on."""
+    """A finished run and its data."""
 
     dataset: Dataset
 
@@ -67,16 +67,16 @@ def open_trained(path: str, **changes: Any) -> TrainedRun:
     """Open a run with its best checkpoint, without its data.
 
     Args:
-        path: the run folder.
-        changes: by node of the configuration (data, train) a dataclass whose values, where not None, take the
-            place of the training's.
+        path: The run folder.
+        changes: For a node of the configuration (data, train), a dataclass whose values replace those of the training
+            unless they are None.
 
     Raises:
-        UserError: no such run, no checkpoint, or a value that cannot be.
+        UserError: The run or its checkpoint is missing, or a value is invalid.
     """
     folder = Path(path)
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"run={path}: there is no run. Name a run folder, e.g. run=runs/latest")
+        raise UserError(f"run={path}: there is no run in this folder. Set run to a run folder, e.g. run=runs/latest")
     run = RunFolder(folder.resolve())
     config = load_config(run.config)
     import_plugins(config.plugins)
@@ -91,16 +91,16 @@ def open_trained(path: str, **changes: Any) -> TrainedRun:
 
 
 def open_run(path: str, **changes: Any) -> FinishedRun:
-    """Open a run with its best checkpoint and its data; arguments as of `open_trained`.
+    """Open a run with its best checkpoint and its data; the arguments are those of `open_trained`.
 
     Raises:
-        UserError: no such run, no checkpoint, or data with other classes than it was trained on.
+        UserError: The run or its checkpoint is missing, or the classes of the data differ from those of the training.
     """
     return open_trained(path, **changes).with_data()
 
 
 def _check_still_there(run: RunFolder, config: Config) -> None:
-    """Raise a UserError if the run's images were moved; the other sources write or fetch what is missing."""
+    """Raise a UserError if data.root does not exist. Sources that generate or download their data are not checked."""
     root = config.data.root
     if isinstance(config.data, FolderConfig | CsvConfig) and not os.path.exists(os.path.expanduser(root)):
         here = "" if os.path.isabs(os.path.expanduser(root)) else f" (seen from {os.getcwd()})"

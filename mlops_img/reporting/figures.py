@@ -1,58 +1,50 @@
-"""The figures of a run: pictures of numbers that were computed elsewhere.
-
-Everything uses matplotlib's object interface, so no figure is kept in pyplot's global state: hundreds of
-runs in one process (a multirun) leave no memory behind, and no display is needed.
-"""
+"""The figures of a run, drawn from results that were computed elsewhere."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.sparse import csr_array
 
 from mlops_img.evaluation.confusion import Stored, confused_pairs, read_confusion
-from mlops_img.reporting.pictures import INK, printable
+from mlops_img.reporting.pictures import INK
+from mlops_img.reporting.style import (
+    BLUE,
+    BLUES,
+    GRID,
+    MUTED,
+    ORANGE,
+    PALE_BLUE,
+    RED,
+    annotate,
+    new_figure,
+    plain_text,
+    style_axes,
+)
 
-MUTED, GRID = "#66717d", "#e3e7eb"
-BLUE, PALE_BLUE, ORANGE, RED = "#2f6f9f", "#b9d0e2", "#c8703a", "#b03a3a"
-BLUES = LinearSegmentedColormap.from_list("blues", ["#ffffff", "#9fc3de", BLUE, "#143a57"])
-
-MAX_COUNTED_CLASSES = 20  # more than this, and numbers in the confusion matrix cannot be read
-MAX_NAMED_CLASSES = 50  # more than this, and neither can the names beside it
-MAX_DRAWN_CLASSES = 400  # more than this, and a class has no pixels of its own in it: the most confused are drawn
+MAX_COUNTED_CLASSES = 20  # counts in the cells of a larger confusion matrix are illegible
+MAX_NAMED_CLASSES = 50  # class names on the axes of a larger confusion matrix are illegible
+MAX_DRAWN_CLASSES = 400  # cells of a larger confusion matrix are smaller than a pixel: draw the most confused classes
 MAX_CONFUSED_CLASSES = 40
 MAX_BARS = 40  # 20 worst and 20 best
 MAX_JOBS = 40
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """Draw a figure as a PNG file, 150 pixels an inch, on white."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A class name in a script that the font lacks shows as boxes; one warning per letter helps nobody,
-        # and the tables of the report show the name.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
-    return buffer.getvalue()
-
-
 def learning_curves_figure(training: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]) -> Figure:
-    """Loss, validation top-1 and learning rate over the steps.
+    """Plot loss, validation top-1 and learning rate over the steps.
 
     `training` and `validation` are the lines of metrics.jsonl of that split, in the order of their steps.
     Missing and non-finite values leave a gap.
     """
-    figure = _figure(11, 3.4)
+    figure = new_figure(11, 3.4)
     loss, top1, rate = figure.subplots(1, 3, sharex=True)
     points: dict[str, Any] = {"marker": "o", "markersize": 3.5}
     loss.plot(*_series(training, "loss"), color=PALE_BLUE, linewidth=1, label="train, each logged step")
@@ -65,7 +57,7 @@ def learning_curves_figure(training: Sequence[dict[str, Any]], validation: Seque
     rate.plot(*_series(training, "lr"), color=BLUE, **(points if len(training) < 3 else {}))
     rate.yaxis.set_major_formatter("{x:g}")
     for axes, title in ((loss, "Loss"), (top1, "Validation top-1"), (rate, "Learning rate")):
-        _tidy(axes, title)
+        style_axes(axes, title)
         axes.set_xlabel("step", color=MUTED)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="y", color=GRID)
@@ -75,16 +67,16 @@ def learning_curves_figure(training: Sequence[dict[str, Any]], validation: Seque
 
 
 def drawn_classes(count: int) -> int:
-    """Return how many of so many classes the confusion matrix shows."""
+    """Return how many of `count` classes the confusion matrix shows."""
     return count if count <= MAX_DRAWN_CLASSES else MAX_CONFUSED_CLASSES
 
 
 def confusion_figure(confusion: Stored, classes: Sequence[str]) -> Figure:
-    """How often images of each true class (rows) were predicted as each class (columns).
+    """Plot the confusion matrix: rows are labels, columns predictions.
 
-    Colors are shares of the row; their scale is a square root, or the rare mistakes of a good model could
-    not be seen. Cells carry counts for up to 20 classes, axes carry names for up to 50. Of more than 400 classes
-    the 40 of the most confused pairs are shown, those of a pair side by side.
+    The color is the share of the row, on a square-root scale, so that the rare mistakes of a good model are visible.
+    Up to 20 classes, cells show counts; up to 50, axes show class names. Of more than 400 classes, the 40 of the
+    most confused pairs are shown, with the classes of a pair next to each other.
     """
     matrix = read_confusion(confusion, len(classes))
     totals = matrix.sum(axis=1)
@@ -95,12 +87,12 @@ def confusion_figure(confusion: Stored, classes: Sequence[str]) -> Figure:
     counts = matrix[shown][:, shown].toarray()
     shares = counts / np.maximum(totals[shown], 1)[:, None]
     size = min(10.0, max(4.2, 1.9 + 0.42 * len(classes)))
-    figure = _figure(size + 0.9, size)
+    figure = new_figure(size + 0.9, size)
     axes = figure.add_subplot()
     cells = axes.imshow(shares, cmap=BLUES, norm=PowerNorm(0.5, vmin=0, vmax=1))
-    _tidy(axes)
+    style_axes(axes)
     named = len(classes) <= MAX_NAMED_CLASSES
-    unit = "" if named else " (number of the class)"
+    unit = "" if named else " (class index)"
     axes.set_xlabel(f"predicted{unit}", color=MUTED)
     axes.set_ylabel(f"label{unit}", color=MUTED)
     if named:
@@ -122,40 +114,40 @@ def confusion_figure(confusion: Stored, classes: Sequence[str]) -> Figure:
 
 
 def _most_confused_classes(matrix: csr_array, count: int) -> list[int]:
-    """Return the classes of the most confused pairs, filled up with others where too few are confused."""
+    """Return the `count` classes of the most confused pairs, padded with other classes if there are too few."""
     pairs = confused_pairs(matrix, limit=count)
     found = dict.fromkeys(label for pair in pairs for label in pair[:2])
     return list(found | dict.fromkeys(range(matrix.shape[0])))[:count]
 
 
 def per_class_figure(per_class: Sequence[dict[str, Any]]) -> Figure:
-    """F1 of every class as bars, worst first; of more than 40 classes the 20 worst and the 20 best.
+    """Plot the F1 of every class as bars, worst first; of more than 40 classes, the 20 worst and the 20 best.
 
-    Rows are {"name", "support", "precision", "recall", "f1"}; classes without images are left out.
+    Rows are {"name", "support", "precision", "recall", "f1"}. Classes without images are omitted.
     """
     ranked = sorted((row for row in per_class if row["support"]), key=_f1)
     if len(ranked) <= MAX_BARS:
-        figure = _figure(7.2, 0.9 + 0.27 * max(len(ranked), 2))
+        figure = new_figure(7.2, 0.9 + 0.27 * max(len(ranked), 2))
         _f1_bars(figure.add_subplot(), ranked, "F1 by class, worst first")
         return figure
     half = MAX_BARS // 2
-    figure = _figure(11, 0.9 + 0.27 * half)
+    figure = new_figure(11, 0.9 + 0.27 * half)
     _f1_bars(figure.add_subplot(1, 2, 1), ranked[:half], f"F1: the {half} worst of {len(ranked)} classes")
     _f1_bars(figure.add_subplot(1, 2, 2), ranked[-half:][::-1], f"F1: the {half} best")
     return figure
 
 
 def reliability_figure(before: Sequence[dict[str, Any]], calibrated: Sequence[dict[str, Any]] | None) -> Figure:
-    """Accuracy against confidence, in equal bins of confidence, and how many images each bin holds.
+    """Plot a reliability diagram: accuracy by confidence in bins of equal width, and the images in each bin.
 
-    Bins are {"confidence": mean or None, "accuracy": share or None, "count"}. With `calibrated`, the same
-    after temperature scaling stands beside it. A calibrated model's bars end on the diagonal (Guo et al.
+    Bins are {"confidence": mean or None, "accuracy": share or None, "count"}. `calibrated` are the bins after
+    temperature scaling, drawn in a second panel. The bars of a calibrated model end on the diagonal (Guo et al.
     2017, "On calibration of modern neural networks").
     """
     panels = [("As trained" if calibrated else "Reliability", before)]
     if calibrated:
         panels.append(("After temperature scaling", calibrated))
-    figure = _figure(4.4 * len(panels), 4.8)
+    figure = new_figure(4.4 * len(panels), 4.8)
     grid = figure.add_gridspec(2, len(panels), height_ratios=(3, 1))
     most = max((part["count"] for _, bins in panels for part in bins), default=0)
     for place, (title, bins) in enumerate(panels):
@@ -169,23 +161,23 @@ def reliability_figure(before: Sequence[dict[str, Any]], calibrated: Sequence[di
 
 
 def multirun_figure(rows: list[dict[str, Any]], metric: str = "value", maximize: bool = True) -> Figure:
-    """Jobs of a multirun ranked by the value they reached, best on top, failed ones marked below.
+    """Plot the jobs of a multirun ranked by their value, best on top, failed jobs at the bottom.
 
-    Rows are {"job", "overrides", "value": float or None, "status": "ok" or what else}; 40 at most are drawn.
-    Dots, not bars: the values lie close together and the axis need not start at zero.
+    Rows are {"job", "overrides", "value": float or None, "status": "ok" or the kind of failure}; at most 40 are drawn.
+    Dots instead of bars, because the values lie close together and the axis does not start at zero.
     """
     finished, failed = [row for row in rows if _has_value(row)], [row for row in rows if not _has_value(row)]
     finished.sort(key=lambda row: float(row["value"]), reverse=maximize)
     shown = (finished + failed)[:MAX_JOBS]
     values = [float(row["value"]) for row in finished[:MAX_JOBS]]
 
-    figure = _figure(9, 1.1 + 0.34 * max(len(shown), 2))
+    figure = new_figure(9, 1.1 + 0.34 * max(len(shown), 2))
     axes = figure.add_subplot()
     left_out = f" ({len(shown)} of {len(rows)} shown)" if len(shown) < len(rows) else ""
-    _tidy(axes, f"Jobs by {plain_text(metric, 40)}{left_out}")
+    style_axes(axes, f"Jobs by {plain_text(metric, 40)}{left_out}")
     axes.plot(values, range(len(values)), "o", color=BLUE, markersize=7, clip_on=False)
     for place, value in enumerate(values):
-        _beside(axes, f"{value:.4g}", value, place, 9)
+        annotate(axes, f"{value:.4g}", value, place, 9)
     for place, row in enumerate(shown[len(values) :], start=len(values)):
         text = "x no value" if row["status"] == "ok" else f"x {row['status']}"
         axes.text(0.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=RED)
@@ -201,11 +193,11 @@ def multirun_figure(rows: list[dict[str, Any]], metric: str = "value", maximize:
 
 
 def latency_figure(timings: Sequence[dict[str, Any]]) -> Figure:
-    """Latency (median, and up to the 99th percentile) and throughput of programs over the batch size.
+    """Plot latency (median to 99th percentile) and throughput of programs over the batch size.
 
     Rows are {"program", "batch", "p50" ms, "p99" ms, "images_per_second"}.
     """
-    figure = _figure(9, 3.6)
+    figure = new_figure(9, 3.6)
     latency, throughput = figure.subplots(1, 2)
     for color, name in zip(cycle((BLUE, ORANGE, RED, MUTED)), dict.fromkeys(row["program"] for row in timings)):
         rows = sorted((row for row in timings if row["program"] == name), key=lambda row: row["batch"])
@@ -215,37 +207,14 @@ def latency_figure(timings: Sequence[dict[str, Any]]) -> Figure:
         throughput.plot(
             batches, [row["images_per_second"] for row in rows], "o-", color=color, label=plain_text(name, 40)
         )
-    for axes, title in ((latency, "Milliseconds a call: median, up to p99"), (throughput, "Images a second")):
-        _tidy(axes, title)
-        axes.set_xlabel("images in a call", color=MUTED)
+    for axes, title in ((latency, "Milliseconds per call: median to p99"), (throughput, "Images per second")):
+        style_axes(axes, title)
+        axes.set_xlabel("images per call", color=MUTED)
         axes.grid(axis="y", color=GRID)
         axes.set_xticks(sorted({row["batch"] for row in timings}))
         axes.set_ylim(bottom=0)
     throughput.legend(loc="upper left", frameon=False, fontsize=8, labelcolor=INK)
     return figure
-
-
-def percent(share: float) -> str:
-    """A share between 0 and 1 as whole percent: "97 %". Only what is exactly 1 is called 100 %."""
-    return "> 99 %" if 0.995 <= share < 1 else f"{share:.0%}".replace("%", " %")
-
-
-def plain_text(text: str, width: int) -> str:
-    """Text that matplotlib draws as it is, cut to `width` characters: a dollar sign would start a formula."""
-    return printable(text, width).replace("$", r"\$")
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure of that many inches, drawn in memory."""
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _tidy(axes: Axes, title: str = "") -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
-    axes.spines[:].set_color(GRID)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9, length=0)
-    axes.set_axisbelow(True)
 
 
 def _number(value: Any) -> float:
@@ -257,10 +226,10 @@ def _has_value(job: dict[str, Any]) -> bool:
 
 
 def _series(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of the lines that have the key; what is not finite becomes a gap (nan)."""
-    having = [line for line in lines if line.get(key) is not None]
-    values = np.asarray([line[key] for line in having], dtype=float)
-    return [line["step"] for line in having], np.where(np.isfinite(values), values, np.nan).tolist()
+    """Return steps and values of the lines that have the key; non-finite values become NaN, a gap in the plot."""
+    present = [line for line in lines if line.get(key) is not None]
+    values = np.asarray([line[key] for line in present], dtype=float)
+    return [line["step"] for line in present], np.where(np.isfinite(values), values, np.nan).tolist()
 
 
 def _mark_best(axes: Axes, steps: list[float], values: list[float]) -> None:
@@ -273,12 +242,12 @@ def _mark_best(axes: Axes, steps: list[float], values: list[float]) -> None:
 
 
 def _f1(row: dict[str, Any]) -> float:
-    """The class's F1; an undefined one (never predicted) counts as 0."""
+    """Return the F1 of a class, or 0 if it is undefined."""
     return float(np.nan_to_num(_number(row["f1"])))
 
 
 def _f1_bars(axes: Axes, rows: Sequence[dict[str, Any]], title: str) -> None:
-    _tidy(axes, title)
+    style_axes(axes, title)
     scores = [_f1(row) for row in rows]
     axes.barh(range(len(rows)), scores, height=0.68, color=BLUE)
     axes.set_yticks(range(len(rows)), [plain_text(row["name"], 26) for row in rows])
@@ -287,26 +256,21 @@ def _f1_bars(axes: Axes, rows: Sequence[dict[str, Any]], title: str) -> None:
     axes.xaxis.set_major_formatter("{x:.1f}")
     axes.grid(axis="x", color=GRID)
     for place, (row, score) in enumerate(zip(rows, scores, strict=True)):
-        _beside(axes, f"{score:.2f}  (n = {row['support']:,})", score, place, 5)
-
-
-def _beside(axes: Axes, text: str, x: float, y: float, points: float) -> None:
-    """Write `text` to the right of a data point, that many points away."""
-    axes.annotate(text, (x, y), (points, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
+        annotate(axes, f"{score:.2f}  (n = {row['support']:,})", score, place, 5)
 
 
 def _reliability_panel(top: Axes, below: Axes, bins: Sequence[dict[str, Any]], title: str) -> None:
     width = 1 / max(len(bins), 1)
     centers = [(place + 0.5) * width for place in range(len(bins))]
-    _tidy(top, title)
-    _tidy(below)
+    style_axes(top, title)
+    style_axes(below)
     top.bar(centers, [part["accuracy"] or 0.0 for part in bins], width=width * 0.92, color=PALE_BLUE)
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     filled = [part for part in bins if part["count"]]
     means = [part["confidence"] for part in filled]
     top.plot(means, [part["accuracy"] for part in filled], "o", color=BLUE, markersize=4.5)
     below.bar(centers, [part["count"] for part in bins], width=width * 0.92, color=MUTED)
-    # Nearly every image of a good model falls into the last bin: on a linear scale no other would be seen.
+    # A good model puts nearly every image into the last bin: a linear scale would hide the others.
     below.set_yscale("log")
     below.yaxis.set_major_formatter("{x:,.0f}")
     below.minorticks_off()

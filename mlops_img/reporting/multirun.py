@@ -1,6 +1,6 @@
-"""What a multirun leaves behind: a ranking of its jobs, as a table, a CSV file and a figure.
+"""The summary of a multirun: its jobs ranked, as a table, a CSV file and a figure.
 
-It is read off the jobs' folders, so it does not matter which launcher ran them, or whether one failed.
+It is built from the job folders, so it works with every launcher and includes failed jobs.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ COLUMNS = (
     "error",
 )
 
-TEST_COLUMN = 3  # of the table for a terminal
+TEST_COLUMN = 3  # index in the terminal table
 INTERVAL = " (95 % interval)"
 
 _started: Path | None = None
 
 
 class MultirunSummary(Callback):
-    """Hydra's callback: notes where a multirun puts its jobs, for `summarize_multirun`."""
+    """A Hydra callback that stores the folder of a multirun for `summarize_multirun`."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note the folder."""
+        """Store the folder."""
         global _started
         _started = Path(config.hydra.sweep.dir)
 
 
 def summarize_multirun() -> None:
-    """Summarize the multirun of this process, if there was one; also when a job of it failed."""
+    """Summarize the multirun of this process, if any, even if a job failed."""
     global _started
     folder, _started = _started, None
     if folder is None or not folder.is_dir():
@@ -67,7 +67,7 @@ def summarize_multirun() -> None:
 
 
 def rank_jobs(folder: Path) -> list[dict[str, Any]]:
-    """Return one row per job folder, best first, failed and unfinished ones last."""
+    """Return one row per job folder, best first, failed and unfinished jobs last."""
     rows = [_read_job(job) for job in sorted(folder.iterdir()) if (job / ".hydra").is_dir()]
     sign = -1 if any(_higher_is_better(row["metric"]) for row in rows) else 1
     rows.sort(key=lambda row: (row["value"] is None, sign * (row["value"] or 0), row["job"]))
@@ -78,7 +78,8 @@ def rank_jobs(folder: Path) -> list[dict[str, Any]]:
 
 def write_summary(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write summary.csv and summary.png."""
-    from mlops_img.reporting.figures import multirun_figure, png_bytes
+    from mlops_img.reporting.figures import multirun_figure
+    from mlops_img.reporting.style import png_bytes
 
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
@@ -95,13 +96,13 @@ def _higher_is_better(metric: str) -> bool:
 
 
 def _metrics() -> dict[str, Metric]:
-    from mlops_img.evaluation.metrics import METRICS  # imports PyTorch, which `--help` does without
+    from mlops_img.evaluation.metrics import METRICS  # imports PyTorch, which is slow and not needed for `--help`
 
     return METRICS
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
-    """Return the ranking for a terminal; an accuracy is followed by its 95 % interval."""
+    """Format the ranking for the terminal, accuracies with their 95 % intervals."""
     metric = rows[0]["metric"] + (INTERVAL if any(row["value_low"] is not None for row in rows) else "")
     lines: list[tuple[str, ...]] = [("rank", "job", metric, f"test top-1{INTERVAL}", "time", "settings")]
     for row in rows:
@@ -116,7 +117,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
                 settings,
             )
         )
-    if not any(line[TEST_COLUMN] for line in lines[1:]):  # no test split, or no job that finished
+    if not any(line[TEST_COLUMN] for line in lines[1:]):  # no test split, or no finished job
         lines = [line[:TEST_COLUMN] + line[TEST_COLUMN + 1 :] for line in lines]
     return text_table(lines, left=(len(lines[0]) - 1,))
 
@@ -137,7 +138,7 @@ def _read_job(job: Path) -> dict[str, Any]:
     if not summary.is_file():
         return row | {"status": "unfinished"}
     measured = json.loads(summary.read_text(encoding="utf-8"))
-    # A run without a test split has no figures of it, and a summary of an earlier version no intervals.
+    # Runs without a test split have no test metrics, and summaries of earlier versions have no intervals.
     kept = {
         name: measured.get(name) for name in ("test.top1", "wall_seconds", *(f"test.{name}" for name in _metrics()))
     }

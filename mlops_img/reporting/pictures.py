@@ -1,10 +1,9 @@
-"""Images of a data set made ready for people to look at: small, and side by side with captions."""
+"""Thumbnails of dataset images, and contact sheets of them with captions."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,25 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 256  # pixels, the longer side of a picture, whatever the photo's size
-PIXELATED_SIDE = 64  # up to this size the single pixels are to be seen
+SIDE = 256  # pixels, the longer side of a thumbnail
+PIXELATED_SIDE = 64  # pixels; images up to this size are enlarged without interpolation
 COLUMNS = 6
-GAP = 24
+GAP = 12
 FONT_SIZE = 19
 LINE = 24
-LETTERS = 24
+CHARACTERS = 24
 INK = "#1f2933"
 
 
 class Picture(NamedTuple):
-    """An image as a page shows it: a data URI, and whether its pixels should stay sharp squares."""
+    """An image for an HTML page: a data URI, and whether to enlarge it without interpolation."""
 
     uri: str
     pixelated: bool
 
 
 def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the image, uint8 (h, w, 3), made no larger than 256 pixels on its longer side."""
+    """Reduce an image, uint8 (h, w, 3), to at most 256 pixels on its longer side; keep smaller ones as they are."""
     if max(image.shape[:2]) <= SIDE:
         return image
     picture = Image.fromarray(image)
@@ -42,7 +41,7 @@ def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def embed(image: NDArray[np.uint8]) -> Picture:
-    """Return an image, uint8 (h, w, 3), for a page: small ones exactly (PNG), larger ones as JPEG."""
+    """Encode an image, uint8 (h, w, 3), for a page: up to 64 pixels as PNG (lossless), larger ones as JPEG."""
     small = max(image.shape[:2]) <= PIXELATED_SIDE
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG" if small else "JPEG", quality=88)
@@ -50,29 +49,33 @@ def embed(image: NDArray[np.uint8]) -> Picture:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return an image file as text that a page can hold; `kind` is png or jpeg."""
+    """Return the bytes of an image file as a data URI; `kind` is png or jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def contact_sheet(images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> bytes:
-    """Lay images out in rows of six, each over its caption, and return the sheet as a PNG file.
+    """Arrange images in rows of six, each above its caption, and return the sheet as a PNG file.
+
+    Every image is scaled to 256 pixels on its longer side. A row is as high as its highest image.
 
     Args:
         images: uint8 (h, w, 3), of any sizes.
-        captions: one for each image; lines end in a newline and are cut after 24 letters.
+        captions: One for each image. Lines are separated by newlines and cut after 24 characters.
     """
-    lines = max(caption.count("\n") + 1 for caption in captions)
-    columns, rows = min(COLUMNS, len(images)), math.ceil(len(images) / COLUMNS)
-    width, height = SIDE + GAP, SIDE + lines * LINE + GAP
-    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
+    pictures = [_fitted(image) for image in images]
+    rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    text_height = max(caption.count("\n") + 1 for caption in captions) * LINE + GAP
+    size = (min(COLUMNS, len(images)) * (SIDE + GAP) + GAP, sum(heights) + len(rows) * text_height + GAP)
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(place, COLUMNS)
-        left, top = GAP + column * width, GAP + row * height
-        picture = _fitted(image)
-        sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + SIDE - picture.height))
-        text = "\n".join(printable(line, LETTERS) for line in caption.split("\n"))
-        middle = (left + SIDE // 2, top + SIDE + LINE // 4)
+        left = GAP + column * (SIDE + GAP)
+        bottom = GAP + sum(heights[: row + 1]) + row * text_height
+        sheet.paste(picture, (left + (SIDE - picture.width) // 2, bottom - picture.height))
+        text = "\n".join(printable(line, CHARACTERS) for line in caption.split("\n"))
+        middle = (left + SIDE // 2, bottom + LINE // 4)
         draw.multiline_text(middle, text, fill=INK, font=_font(), anchor="ma", align="center")
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
@@ -80,24 +83,22 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) 
 
 
 def printable(text: str, width: int) -> str:
-    """Return text that can be drawn, cut to `width` letters.
-
-    Control characters and halves of surrogate pairs (file names that are not UTF-8) become "?".
-    """
-    drawn = "".join(letter if letter.isprintable() else "?" for letter in text)
+    """Replace control characters and lone surrogates (file names that are not UTF-8) by "?"; cut to `width`."""
+    drawn = "".join(character if character.isprintable() else "?" for character in text)
     return drawn if len(drawn) <= width else f"{drawn[: width - 1]}…"
 
 
 def _fitted(image: NDArray[np.uint8]) -> Image.Image:
-    picture = Image.fromarray(shrink(image))
+    """Scale an image to 256 pixels on its longer side, a small one by an integer factor without interpolation."""
+    picture = Image.fromarray(image)
     longer = max(picture.size)
-    if longer > PIXELATED_SIDE:
-        return picture
-    times = SIDE // longer
-    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    small = longer <= PIXELATED_SIDE
+    scale = SIDE // longer if small else SIDE / longer
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
 
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    """Return the font of the figures, which knows more scripts than Pillow's own."""
+    """Return the font of the figures, which covers more scripts than the default font of Pillow."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), FONT_SIZE)

@@ -1,13 +1,15 @@
-"""The report of a run: one HTML page that can be mailed, and its figures as PNG files.
+"""The report of a run: a self-contained HTML page, and its figures as PNG files.
 
-The page needs nothing but itself: pictures are embedded, there is no script, and its content security policy
-forbids both. It reads what the run folder already holds, and computes nothing that is not in there.
+Images are embedded in the page. It has no scripts, and its content security policy blocks scripts and external
+resources. The report is built from the files of the run folder; nothing is measured again.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os.path
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -18,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from PIL import Image
 
 from mlops_img.core.files import read_json, write_atomically
 from mlops_img.data.sources.split_origin import SplitOrigin, noted_splits
@@ -26,15 +29,17 @@ from mlops_img.evaluation.confusion import most_confused
 from mlops_img.evaluation.metrics import METRICS
 from mlops_img.reporting import figures
 from mlops_img.reporting.pictures import contact_sheet, data_uri, embed, shrink
+from mlops_img.reporting.style import DPI, percent, png_bytes
 from mlops_img.runs.folder import RunFolder
 
 CONFUSED_PAIRS = 15
+PAGE_DPI = 92  # CSS pixels per inch of a figure
 LISTED_SKIPPED = 50
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Metrics(NamedTuple):
-    """The lines of metrics.jsonl, in the order of their steps, and how many lines could not be read."""
+    """The lines of metrics.jsonl, sorted by step, and the number of unreadable lines."""
 
     training: list[dict[str, Any]]
     validation: list[dict[str, Any]]
@@ -42,7 +47,7 @@ class Metrics(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A figure as the page shows it: a data URI, and its width in CSS pixels."""
+    """A figure on the page: a data URI, and its width in CSS pixels."""
 
     uri: str
     width: int
@@ -54,15 +59,16 @@ def write_report(
     read_image: Callable[[int], NDArray[np.uint8]],
     folder: Path | None = None,
 ) -> Path:
-    """Write `folder/index.html` and its figures beside it as PNG; return the page's path.
+    """Write `folder/index.html` and its figures as PNG files, and return the path of the page.
 
-    `folder` is `run_dir/report` if it is None.
+    Replaces an earlier report in the folder and removes figures that no longer apply.
 
-    Reads metrics.jsonl, config.yaml, summary.json and provenance.json of the run folder; each may be missing.
-    `evaluation` is what evaluation/<split>.json holds. `read_image(index)` returns the decoded image of that
-    index of the evaluated split, uint8 (H, W, 3); it is called for the mistakes only.
-
-    An earlier report in the folder is replaced, figures that no longer apply are removed.
+    Args:
+        run_dir: The run folder. Each of metrics.jsonl, config.yaml, summary.json and provenance.json may be missing.
+        evaluation: The content of evaluation/<split>.json.
+        read_image: Returns the image at an index of the evaluated split, decoded, uint8 (h, w, 3). Called for the
+            mistakes only.
+        folder: The folder of the report; `run_dir/report` if it is None.
     """
     folder = folder or run_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,9 +81,9 @@ def write_report(
         path = folder / f"{name}.png"
         path.unlink(missing_ok=True)
         if figure:
-            png = figures.png_bytes(figure)
+            png = png_bytes(figure)
             path.write_bytes(png)
-            charts[name] = Chart(data_uri(png, "png"), width=round(figure.get_figwidth() * 92))
+            charts[name] = Chart(data_uri(png, "png"), round(Image.open(io.BytesIO(png)).width * PAGE_DPI / DPI))
 
     sheet = folder / "mistakes.png"
     sheet.unlink(missing_ok=True)
@@ -87,9 +93,10 @@ def write_report(
 
     provenance = read_json(run_dir / "provenance.json")
     splits = noted_splits(provenance)
-    if splits:  # they have a table of their own
+    if splits:  # shown in a separate table
         provenance["data"].pop("splits")
     config_text = _read_text(run_dir / "config.yaml")
+    base, names = _without_common_folder([mistake["path"] for mistake in mistakes])
     split_name = SPLIT_NAMES.get(evaluation["split"], evaluation["split"])
     interval = top1_interval(evaluation["top1"], evaluation["n"])
     page = _template().render(
@@ -109,7 +116,8 @@ def write_report(
         training_samples=data_uri(samples.read_bytes(), "png") if samples.exists() else None,
         drawn_classes=figures.drawn_classes(len(evaluation["classes"])),
         confused_pairs=most_confused(evaluation["confusion"], evaluation["classes"], CONFUSED_PAIRS),
-        mistakes=[(mistake, embed(image)) for mistake, image in zip(mistakes, images, strict=True)],
+        mistakes=[(m, name, embed(image)) for m, name, image in zip(mistakes, names, images, strict=True)],
+        mistakes_folder=base,
         skipped=evaluation.get("skipped") or [],
         listed_skipped=LISTED_SKIPPED,
         config_text=config_text,
@@ -119,7 +127,7 @@ def write_report(
 
 
 def read_metrics(run_dir: Path) -> Metrics:
-    """Read metrics.jsonl of the run folder, which may be missing."""
+    """Read metrics.jsonl of the run folder; the file may be missing."""
     lines, unreadable = RunFolder(run_dir).read_metrics()
     ordered = sorted(lines, key=lambda line: line["step"])
     return Metrics(
@@ -132,7 +140,7 @@ def read_metrics(run_dir: Path) -> Metrics:
 def _figures(
     evaluation: dict[str, Any], metrics: Metrics, images: list[NDArray[np.uint8]]
 ) -> Iterator[tuple[str, Figure | None]]:
-    """Name and figure, one after another so that one is in memory; None where there is nothing to draw."""
+    """Yield the name of each figure and the figure, or None if there is no data, so that only one is in memory."""
     has_curves = metrics.training or metrics.validation
     yield (
         "learning_curves",
@@ -147,11 +155,19 @@ def _figures(
 
 
 def _mistake_caption(mistake: dict[str, Any]) -> str:
-    return f"{mistake['label']}\n→ {mistake['predicted']}\n{figures.percent(mistake['confidence'])}"
+    return f"{mistake['label']}\n→ {mistake['predicted']}\n{percent(mistake['confidence'])}"
+
+
+def _without_common_folder(paths: list[str]) -> tuple[str | None, list[str]]:
+    """Split absolute paths into their common folder and the rest; relative paths are kept, with None as the folder."""
+    if not paths or not all(map(os.path.isabs, paths)):
+        return None, paths
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return folder, [os.path.relpath(path, folder) for path in paths]
 
 
 def _speed(metrics: Metrics, summary: dict[str, Any]) -> dict[str, float | None]:
-    """Images a second (the run's, or the median of its logged ones) and the largest memory use in GB."""
+    """Return images per second (of the run, or the median of the logged values) and the peak memory use in GB."""
     speeds = [line["images_per_second"] for line in metrics.training if line.get("images_per_second")]
     memory = [line["memory_gb"] for line in metrics.training if line.get("memory_gb")]
     return {
@@ -161,8 +177,8 @@ def _speed(metrics: Metrics, summary: dict[str, Any]) -> dict[str, float | None]
 
 
 def _template() -> Any:
-    # Every name in a report (classes, paths, options) was written by someone else: always escape. Jinja's
-    # select_autoescape would look at the ending ".j2" and not.
+    # Names in a report (classes, paths, options) are untrusted input: always escape. Jinja's select_autoescape decides
+    # by the file extension and would not escape in a ".j2" file.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -172,7 +188,7 @@ def _template() -> Any:
     )
     environment.filters |= {
         "number": _number,
-        "percent": figures.percent,
+        "percent": percent,
         "exact_percent": lambda share: "unknown" if share is None else f"{share * 100:.1f} %",
         "duration": _duration,
         "flat": _flat,
@@ -185,7 +201,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """75 -> "1 min 15 s"."""
+    """Format a duration: 75 -> "1 min 15 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -194,7 +210,7 @@ def _duration(seconds: float) -> str:
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as rows: {"git": {"commit": "1f"}} -> [("git.commit", "1f")]."""
+    """Flatten a nested mapping into rows: {"git": {"commit": "1f"}} -> [("git.commit", "1f")]."""
     if isinstance(value, dict) and value:
         return [row for key, inner in value.items() for row in _flat(inner, f"{prefix}.{key}" if prefix else key)]
     return [(prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
@@ -205,8 +221,8 @@ def _read_text(path: Path) -> str | None:
 
 
 def _write_page(path: Path, page: str) -> Path:
-    """Write beside and rename, so that a browser or a killed job never meets half a page."""
-    # File names that are not UTF-8 reach us as lone surrogates, which cannot be written as they are.
+    """Write the page atomically, so that it is never incomplete, even if the process is killed."""
+    # File names that are not UTF-8 contain lone surrogates, which cannot be encoded.
     content = page.encode(errors="backslashreplace")
     write_atomically(path, lambda file: file.write(content))
     return path

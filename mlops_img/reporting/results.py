@@ -1,4 +1,4 @@
-"""Where the result of an evaluation goes in the run folder, so that none replaces the run's own."""
+"""Write the results of the evaluate command without replacing those of the training."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mlops_img.evaluation.trained import FinishedRun
 from mlops_img.reporting.report import write_report
 from mlops_img.runs.folder import RunFolder
 
-# What two evaluations are compared by; paths may differ, for a data set may move.
+# Two evaluations are compared by these keys. Paths may differ, because data sets can be moved.
 FIGURES = ("n", "loss", "top1", "ece_calibrated", "temperature", "confusion")
 
 log = logging.getLogger(__name__)
 
 
-def place_of_own(run: FinishedRun, result: dict[str, Any]) -> str | None:
-    """Return the folder below evaluation/ for a result on the run's own data; None is evaluation/ itself.
+def result_subfolder(run: FinishedRun, result: dict[str, Any]) -> str | None:
+    """Return the subfolder of evaluation/ for a result on the data of the run, or None for evaluation/ itself.
 
-    What training itself found (evaluation/<split>.json as summary.json has it) is not replaced by other figures,
-    e.g. those of another precision: they get a folder named by the device and the precision, or by the data
-    where these have changed.
+    The result of the training (evaluation/<split>.json, if it matches summary.json) is not replaced by a different one,
+    e.g. with another precision. The subfolder is named after the device and the precision, or after the data if they
+    have changed.
     """
     split = result["split"]
     path = run.folder.path / "evaluation" / f"{split}.json"
@@ -35,12 +35,12 @@ def place_of_own(run: FinishedRun, result: dict[str, Any]) -> str | None:
         before, summary = read_json(path), read_json(run.folder.summary)
     except ValueError:
         return None
-    noted = {name: value for name, value in before.items() if f"{split}.{name}" in summary}
-    from_training = bool(noted) and all(value == summary[f"{split}.{name}"] for name, value in noted.items())
+    stored = {name: value for name, value in before.items() if f"{split}.{name}" in summary}
+    from_training = bool(stored) and all(value == summary[f"{split}.{name}"] for name, value in stored.items())
     again = json.loads(json.dumps({name: result[name] for name in FIGURES}))
     if not from_training or all(before.get(name, again[name]) == again[name] for name in FIGURES):
         return None
-    log.warning("%s, the result of the training, is kept: this one differs", path)
+    log.warning("%s is the result of the training and is kept: this result differs", path)
     if run.dataset.fingerprint != run.trained.fingerprint:
         return f"changed-{run.dataset.fingerprint[:8]}"
     return f"{run.precision.device.type}-{str(run.precision.dtype).removeprefix('torch.')}"
@@ -49,14 +49,14 @@ def place_of_own(run: FinishedRun, result: dict[str, Any]) -> str | None:
 def write_result(
     run: RunFolder, result: dict[str, Any], read_image: Callable[[int], NDArray[np.uint8]], place: str | None
 ) -> tuple[Path, Path]:
-    """Write the result as JSON and as a report; return the paths of both.
+    """Write the result as JSON and as a report, and return the paths of both.
 
     Args:
-        run: the run folder.
-        result: of one split.
-        read_image: returns the image of an index, uint8 (height, width, 3).
-        place: folder below evaluation/ that gets both, the report in report/; None: evaluation/ and the run's
-            own report/.
+        run: The run folder.
+        result: The result of one split.
+        read_image: Returns the image at an index, uint8 (height, width, 3).
+        place: The subfolder of evaluation/ for the JSON file, with the report in its report/. None writes to
+            evaluation/ and to report/ of the run.
     """
     folder = run.path / "evaluation" / (place or "")
     folder.mkdir(parents=True, exist_ok=True)

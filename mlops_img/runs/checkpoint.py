@@ -1,4 +1,4 @@
-"""Checkpoints: atomic, verified when read, the best one and the newest few."""
+"""Checkpoints: written atomically, verified on reading; the best and the newest few are kept."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """All that changes while a model trains, and so all that a checkpoint must hold."""
+    """The mutable state of a training, all of which is stored in a checkpoint."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
-    # Optimizer steps done.
-    step: int = 0
-    # Best value of the optimized metric, the epoch whose weights are kept, and the first that reached the value.
+    step: int = 0  # completed optimizer steps
+    # The best value of the optimized metric, the epoch whose weights are kept, and the first epoch with this value.
     best: float | None = None
     best_epoch: int = 0
     improved_epoch: int = 0
-    # Sum of the losses of the current epoch's steps so far, on the device: float32 ().
+    # The sum of the losses of the current epoch so far, on the device, float32 ().
     epoch_loss: Tensor = field(default_factory=lambda: torch.zeros(()))
-    # Seconds of training before this process.
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training in earlier processes
+    # With train.max_minutes: how the length of the run was set, see `mlops_img.training.pace.Mark`.
+    marks: list[list[float]] = field(default_factory=list)
     tracking_id: str | None = None
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The weights that count: their moving average where there is one."""
+        """The model to evaluate: the moving average of the weights if enabled, else the model."""
         averaged: nn.Module | None = self.ema.module if self.ema is not None else None
         return averaged if averaged is not None else self.model
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors."""
+        """Return the state as plain values and tensors."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
@@ -63,18 +63,19 @@ class TrainState:
             "improved_epoch": self.improved_epoch,
             "epoch_loss": self.epoch_loss,
             "seconds": self.seconds,
+            "marks": self.marks,
             "tracking_id": self.tracking_id,
         }
 
     def load_dict(self, values: dict[str, Any]) -> None:
-        """Become the state that `to_dict` described, with the optimizer's options of now.
+        """Restore the state that `to_dict` returned, but keep the current options of the optimizer.
 
-        An average or a loss scale that the run before did not have starts from here.
+        A moving average or a loss scale that the checkpoint lacks starts fresh.
         """
         self.model.load_state_dict(values["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(values["ema"] or values["model"])
-        # PyTorch would bring back the options too, and a changed weight decay would do nothing.
+        # load_state_dict also restores the options, so a changed weight decay would have no effect.
         groups = self.optimizer.param_groups
         options = [{name: group[name] for name in OPTIMIZER_OPTIONS if name in group} for group in groups]
         self.optimizer.load_state_dict(values["optimizer"])
@@ -85,32 +86,33 @@ class TrainState:
         self.epoch_loss = values["epoch_loss"].to(self.epoch_loss.device)
         for name in ("step", "best", "best_epoch", "seconds", "tracking_id"):
             setattr(self, name, values[name])
-        # Older checkpoints keep the first epoch alone.
+        self.marks = values.get("marks", [])
+        # Checkpoints of earlier versions lack it.
         self.improved_epoch = values.get("improved_epoch", self.best_epoch)
 
 
 class Checkpoints:
-    """The checkpoints of one run: `step-<n>.pt`, of which the newest few stay, and `best.pt`."""
+    """The checkpoints of a run: `best.pt`, and `step-<n>.pt`, of which the newest few are kept."""
 
     def __init__(self, folder: Path, keep: int, about: dict[str, Any]) -> None:
-        """Remember the folder; `about` (plain values: classes, preprocessing, config) goes into each."""
+        """Create the folder; `about` (plain values: classes, preprocessing, config) is stored in every checkpoint."""
         self.folder = folder
         self.keep = keep
         self.about = about
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: TrainState) -> None:
-        """Write the whole state, then delete the oldest checkpoints beyond `keep`.
+        """Write the state, then delete all but the newest `keep` checkpoints.
 
-        Those of later steps go too: they are damaged, or of a run that this one has replaced.
+        Also deletes checkpoints of later steps, which are damaged or belong to a replaced run.
 
         Raises:
-            UserError: the disk is full, or the weights are not finite; the checkpoints from before stay.
+            UserError: The disk is full or the weights are not finite. Earlier checkpoints are kept.
         """
         if not all(parameter.isfinite().all() for parameter in state.model.parameters()):
             raise UserError(
                 f"the weights after step {state.step} are not finite and were not saved. "
-                "Lower optim.lr or train.grad_clip, and go on from before with resume=auto"
+                "Lower optim.lr or train.grad_clip, and resume from the last checkpoint with resume=auto"
             )
         self._write(f"step-{state.step:08d}.pt", state.to_dict())
         saved = step_checkpoints(self.folder)
@@ -119,7 +121,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def save_best(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Write the weights that are evaluated, with the validation metrics that made them the best."""
+        """Write the evaluated weights to best.pt, with their validation metrics."""
         weights = state.evaluated_model.state_dict()
         self._write("best.pt", {"model": weights, "step": state.step, "metrics": metrics})
 
@@ -133,14 +135,14 @@ class Checkpoints:
         try:
             write_atomically(path, write)
         except (OSError, RuntimeError) as error:
-            # torch's zip writer trips over a full disk a second time, with a RuntimeError of its own.
+            # On a full disk, torch's zip writer raises a RuntimeError while the OSError is handled.
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
             newest = next(iter(step_checkpoints(self.folder)), None)
             raise UserError(
                 f"checkpoint {path} could not be written: {cause.strerror or cause}. "
-                + (f"{newest} is whole: free some space and go on with resume=auto" if newest else "Free some space")
+                + (f"{newest} is intact: free disk space and resume with resume=auto" if newest else "Free disk space")
             ) from None
 
 
@@ -155,38 +157,40 @@ def _step(path: Path) -> int:
 
 
 def newest_valid(folder: Path) -> dict[str, Any] | None:
-    """Return the content of the newest checkpoint that is whole, warning of damaged ones; None without any."""
+    """Return the content of the newest intact checkpoint, or None; log a warning for each damaged one."""
     for path in step_checkpoints(folder):
         try:
             return read_checkpoint(path)
         except UserError as error:
-            log.warning("%s; trying the one before", error)
+            log.warning("%s; trying the previous one", error)
     return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint after checking every byte of it against its checksums.
+    """Verify the checksums of a checkpoint and read it.
 
-    Nothing in the file is executed (`weights_only`).
+    Loads with `weights_only`, so no code in the file is executed.
 
     Raises:
-        UserError: missing, damaged, or of a newer format.
+        UserError: The file is missing, damaged, or of a newer format.
     """
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist. Name a run folder that has trained for an epoch at least")
+        raise UserError(f"checkpoint {path} does not exist. Choose a run that has completed at least one epoch")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # its message explains how to load the file all the same
-        raise UserError(f"checkpoint {path} holds more than tensors and plain values, which is not loaded") from None
-    except Exception as error:  # damage shows itself in many ways, and none is worth a traceback
+    except pickle.UnpicklingError:  # its message recommends weights_only=False
+        raise UserError(
+            f"checkpoint {path} contains objects other than tensors and plain values. Only those are loaded"
+        ) from None
+    except Exception as error:  # damage can raise almost any exception type
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path} is damaged: {reason}") from None
     if not isinstance(content, dict) or "format_version" not in content:
-        raise UserError(f"{path} is no checkpoint of mlops_img. To start from its weights use model.weights={path}")
+        raise UserError(f"{path} is not a checkpoint of mlops_img. To start from its weights, set model.weights={path}")
     if content["format_version"] > FORMAT_VERSION:
-        raise UserError(f"checkpoint {path} was written by a newer mlops_img; update this one")
+        raise UserError(f"checkpoint {path} was written by a newer version of mlops_img. Update mlops_img")
     return content

@@ -1,4 +1,4 @@
-"""The run folder: everything needed to understand a run, resume it or repeat it."""
+"""The run folder: all files needed to understand, resume or repeat a run."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mlops_img.config.data import DATA_SOURCES
 from mlops_img.config.train import Config
-from mlops_img.core.files import read_json, write_json, write_text
+from mlops_img.core.files import write_json, write_text
 from mlops_img.errors import UserError
 from mlops_img.runs.provenance import provenance
 
-# How the run was asked for. Not .hydra/overrides.yaml, which Hydra writes before anything is checked: an attempt to
-# resume that was refused has left its own there.
+# The command line of the run. Hydra writes .hydra/overrides.yaml before any check, so after a failed attempt to resume
+# that file holds the arguments of the attempt.
 OVERRIDES_FILE = "overrides.yaml"
 ERROR_FILE = "error.txt"  # in the folder of a failed job of a multirun
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a run was asked for on the command line.
+    """The command line of a run.
 
     Attributes:
-        options: Hydra's own, with their values, e.g. --config-dir.
-        overrides: as typed.
+        options: Options of Hydra with their values, e.g. --config-dir.
+        overrides: The overrides as typed.
     """
 
     options: list[str]
@@ -37,7 +37,7 @@ class Origin:
 
 
 class RunFolder:
-    """The folder of one run, and the paths in it."""
+    """The folder of a run and its files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,10 +50,10 @@ class RunFolder:
         self.training_samples = path / "report" / "training_samples.png"
 
     def create(self) -> None:
-        """Make the folder and check that it can be written to.
+        """Create the folder and check that it is writable.
 
         Raises:
-            UserError: it cannot.
+            UserError: It cannot be created or is not writable.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -67,29 +67,25 @@ class RunFolder:
 
     @property
     def was_begun(self) -> bool:
-        """Whether a run got as far as writing its configuration here."""
+        """Whether a run has written its configuration to the folder."""
         return (self.path / OVERRIDES_FILE).exists()
 
     def begin(self, config: Config, origin: Origin, data: dict[str, Any], after_step: int) -> None:
-        """Write what the run is, and remove what an earlier attempt left beyond `after_step`.
+        """Write the configuration and the provenance, and remove the results of an earlier attempt.
 
         Args:
-            config: resolved.
-            origin: how the run was asked for.
-            data: what provenance.json says of the data.
-            after_step: the step that a resumed run goes on from; 0 for a new run.
+            config: The resolved configuration.
+            origin: The command line of the run.
+            data: The entry of the data in provenance.json.
+            after_step: The step from which the run resumes; 0 for a new run.
         """
         self.forget_after(after_step)
         self.forget_outcome()
         self.write_config(config, origin)
         self.write_provenance(data)
 
-    def read_skipped(self) -> dict[str, str]:
-        """Return the training images that were left out so far, path to reason."""
-        return read_json(self.skipped)
-
     def write_config(self, config: Config, origin: Origin) -> None:
-        """Write config.yaml, overrides.yaml, and repeat/experiment/repeat.yaml for the same run again."""
+        """Write config.yaml, overrides.yaml, and repeat/experiment/repeat.yaml, which repeats the run."""
         text = OmegaConf.to_yaml(OmegaConf.structured(config))
         write_text(self.config, text)
         write_text(
@@ -100,8 +96,8 @@ class RunFolder:
         write_text(
             repeat / "repeat.yaml",
             "# @package _global_\n"
-            f"# The same run again: python -m mlops_img.train --config-dir {repeat.parent} experiment=repeat\n"
-            # The source's own option: that of the run may be a file of the user's, and not be found from here.
+            f"# To repeat the run: python -m mlops_img.train --config-dir {repeat.parent} experiment=repeat\n"
+            # The built-in option of the source: that of the run may be a file in another config folder.
             f"defaults:\n  - override /data: {config.data.source}\n{text}",
         )
 
@@ -111,16 +107,16 @@ class RunFolder:
             file.write(json.dumps(metrics) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Remove from metrics.jsonl what a resumed run will measure again: all beyond `step`."""
+        """Remove the lines of metrics.jsonl after `step`, which a resumed run writes again."""
         lines, _ = self.read_metrics()
         kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
         if self.metrics.exists():
             write_text(self.metrics, "".join(kept))
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
-        """Return the lines of metrics.jsonl, which may be missing, and how many could not be read.
+        """Return the lines of metrics.jsonl and the number of unreadable lines; the file may be missing.
 
-        A run that was killed can leave half a line.
+        A killed run can leave an incomplete line.
         """
         lines: list[dict[str, Any]] = []
         unreadable = 0
@@ -135,12 +131,12 @@ class RunFolder:
         return lines, unreadable
 
     def forget_outcome(self) -> None:
-        """Remove what says how an earlier attempt in this folder ended."""
+        """Remove the files that describe the outcome of an earlier attempt."""
         for path in (self.summary, self.non_finite, self.path / ERROR_FILE):
             path.unlink(missing_ok=True)
 
     def write_provenance(self, data: dict[str, Any]) -> None:
-        """Write provenance.json: the code, the data (as given), the packages and the machine; and the diff."""
+        """Write provenance.json (code, data, packages, machine) and the diff of uncommitted changes."""
         record, diff = provenance(data)
         write_json(self.path / "provenance.json", record)
         if diff:
@@ -148,10 +144,10 @@ class RunFolder:
 
 
 def load_config(path: Path) -> Config:
-    """Read the resolved configuration of a run back into its dataclass.
+    """Load the configuration of a run.
 
     Raises:
-        UserError: it is not the configuration of a run.
+        UserError: The file is not the configuration of a run.
     """
     try:
         raw = OmegaConf.load(path)

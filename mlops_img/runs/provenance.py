@@ -1,4 +1,4 @@
-"""What a run depends on: code, packages, machine, and the data as DVC knows them."""
+"""The provenance of a run: code, packages, machine, and the checksum of the data in DVC."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def provenance(data: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Return the provenance of a run that starts now, as plain values, and the uncommitted changes of the code.
+    """Return the current provenance as plain values, and the diff of uncommitted changes, or None without git.
 
     Args:
-        data: what is to be said of the data.
+        data: The entry of the data.
     """
     commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
     record = {
@@ -45,7 +45,7 @@ def provenance(data: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
 
 
 def hardware() -> dict[str, Any]:
-    """Return what the figures of a run depend on: processor, cores, GPUs, Python."""
+    """Return the hardware and platform: CPU, cores, GPUs, operating system, Python."""
     import torch
 
     return {
@@ -59,7 +59,7 @@ def hardware() -> dict[str, Any]:
 
 
 def dvc_md5(root: Path) -> str | None:
-    """Return the md5 that data.dvc, in this folder or beside the package, records for the data at `root`."""
+    """Return the md5 of the data at `root` from data.dvc in the working directory or in the repository, if any."""
     for place in (Path.cwd(), REPOSITORY):
         try:
             outs = yaml.safe_load((place / "data.dvc").read_text(encoding="utf-8"))["outs"]

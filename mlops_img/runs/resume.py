@@ -1,4 +1,4 @@
-"""Going on with a run: which one, with which settings, and what must not have changed."""
+"""Resume a run: find it, restore its command line, and check that its settings are compatible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlops_img.config.train import Config
 from mlops_img.errors import UserError
 from mlops_img.runs.folder import OVERRIDES_FILE
 
-# What the weights, the optimizer's state and the order of the images depend on.
+# The state of the model and the optimizer and the order of the images depend on these keys.
 MUST_NOT_CHANGE = (
     "model",
     "data.source",
@@ -31,18 +31,18 @@ MAY_CHANGE_SILENTLY = ("resume", "runs_dir", "data.root", "data.workers", "track
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
-    """Rewrite `resume=...` on a command line so that Hydra goes back to that run's folder and settings.
+    """Rewrite a command line with `resume=...` so that Hydra uses the folder and the settings of that run.
 
-    What started the run is repeated before what is given now, so `resume=auto` alone is enough.
+    The original arguments of the run are put before the given ones, so `resume=auto` alone is sufficient.
 
     Args:
-        arguments: as `prepare_arguments` returns them.
+        arguments: The arguments that `prepare_arguments` returns.
 
     Returns:
-        The arguments for Hydra; as they were where nothing is resumed.
+        The arguments for Hydra; unchanged if there is no run to resume.
 
     Raises:
-        UserError: the folder to resume is no run.
+        UserError: The folder to resume is not a run.
     """
     options, overrides = split_arguments(arguments)
     given = given_values(overrides)
@@ -54,36 +54,36 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         place = Path(str(given["hydra.run.dir"]))
         if wanted != "auto" and place.resolve() != folder.resolve():
             raise UserError(
-                f"resume={wanted} and hydra.run.dir={place} name two runs. Say resume=auto, or leave one out"
+                f"resume={wanted} and hydra.run.dir={place} name two runs. Use resume=auto, or remove one of them"
             )
         folder = place
     folder = folder.resolve()
     origin = folder / OVERRIDES_FILE
     if not origin.is_file():
         if wanted == "auto":
-            return arguments  # it was stopped before it began
-        raise UserError(f"resume={wanted}: there is no such run. Name a run folder, or say resume=auto")
+            return arguments  # the run was stopped before it wrote its configuration
+        raise UserError(f"resume={wanted}: there is no such run. Set resume to a run folder or to auto")
     before = yaml.safe_load(origin.read_text(encoding="utf-8"))
     again = {_key(override) for override in overrides}
     kept = [override for override in before["overrides"] if _key(override) not in again]
-    # In this order: Hydra takes options only before the first override, and the last override wins.
+    # The order matters: Hydra accepts options only before the first override, and the last override wins.
     here = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(str(folder))}"]
     return [*before["options"], *options, *kept, *overrides, *here]
 
 
 def check_unchanged(config: dict[str, Any], fingerprint: str, checkpoint: dict[str, Any]) -> list[str]:
-    """Compare a checkpoint with the run that wants to go on from it.
+    """Check that the current configuration and data are compatible with a checkpoint.
 
     Args:
-        config: the configuration of now, as plain values.
-        fingerprint: of the data of now.
-        checkpoint: as `read_checkpoint` returns it.
+        config: The current configuration as plain values.
+        fingerprint: The fingerprint of the current data.
+        checkpoint: The checkpoint that `read_checkpoint` returns.
 
     Returns:
-        What changed and may, as "key: before -> now".
+        The allowed changes, as "key: before -> now".
 
     Raises:
-        UserError: the model, the data or something else changed that must not; says what.
+        UserError: The data or a key of `MUST_NOT_CHANGE` changed.
     """
     before, now = _flat(checkpoint["config"]), _flat(config)
     changed = {
@@ -98,14 +98,14 @@ def check_unchanged(config: dict[str, Any], fingerprint: str, checkpoint: dict[s
         )
     if fatal:
         raise UserError(
-            f"this run cannot be resumed, something changed: {'; '.join(fatal)}. "
-            "Change it back, or start a new run without resume"
+            f"this run cannot be resumed, because its settings or data changed: {'; '.join(fatal)}. "
+            "Restore them, or start a new run without resume"
         )
     return [text for key, text in changed.items() if not _under(key, MAY_CHANGE_SILENTLY)]
 
 
 def as_plain(config: Config) -> dict[str, Any]:
-    """Return the configuration as dicts, lists and plain values."""
+    """Return the configuration as plain dicts, lists and values."""
     return dataclasses.asdict(config)
 
 

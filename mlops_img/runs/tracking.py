@@ -1,4 +1,4 @@
-"""Weights & Biases beside metrics.jsonl: online where it can be, offline where not, never in the way."""
+"""Experiment tracking with Weights & Biases: online if possible, else offline. Failures never stop a run."""
 
 from __future__ import annotations
 
@@ -16,32 +16,31 @@ from mlops_img.errors import UserError
 INIT_TIMEOUT_SECONDS = 20
 FINISH_TIMEOUT_SECONDS = 60
 WANDB_CLOUD = "https://api.wandb.ai"
-ONLINE_OR = "or use tracking.mode=auto, which records offline where it must"
+ONLINE_OR = "or use tracking.mode=auto, which records offline if necessary"
 
 log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Where metrics go besides the run folder; nothing here raises or waits for a network."""
+    """Records metrics in addition to the run folder. Methods neither raise nor wait for the network."""
 
-    # What a resumed run needs to go on with the same record.
-    run_id: str | None
+    run_id: str | None  # continues the same record when the run is resumed
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Record numbers by name."""
 
     def log_images(self, images: Mapping[str, Path], step: int) -> None:
-        """Record picture files by name."""
+        """Record image files by name."""
 
     def log_model(self, files: list[Path], metadata: Mapping[str, Any]) -> None:
-        """Record the best checkpoint and what belongs to it."""
+        """Record the best checkpoint and its files."""
 
     def finish(self, summary: Mapping[str, Any] | None) -> None:
         """Close the record; without a summary the run counts as failed."""
 
 
 class NoTracker:
-    """Tracks nothing (`tracking=none`)."""
+    """A tracker that records nothing (`tracking=none`)."""
 
     run_id: str | None = None
 
@@ -59,7 +58,7 @@ class NoTracker:
 
 
 class WandbTracker:
-    """A W&B run. The first failure of W&B is a warning, and from then on the run goes on without it."""
+    """A tracker for W&B. On the first failure it logs a warning and stops tracking; the training continues."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
@@ -70,7 +69,7 @@ class WandbTracker:
         self._try(lambda run: run.log(dict(metrics), step=step))
 
     def log_images(self, images: Mapping[str, Path], step: int) -> None:
-        """Record picture files by name."""
+        """Record image files by name."""
         import wandb
 
         self._try(lambda run: run.log({name: wandb.Image(str(path)) for name, path in images.items()}, step=step))
@@ -82,14 +81,14 @@ class WandbTracker:
         def upload(run: Any) -> None:
             artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(metadata))
             for path in files:
-                # immutable: taken from where it lies, not copied aside first
+                # "immutable" uploads the file in place instead of a copy
                 artifact.add_file(str(path), policy="immutable")
             run.log_artifact(artifact)
 
         self._try(upload)
 
     def finish(self, summary: Mapping[str, Any] | None) -> None:
-        """Write the summary and close the run, so that the next job of a multirun starts its own."""
+        """Write the summary and close the run, so that the next job of a multirun can start another."""
 
         def close(run: Any) -> None:
             if summary is not None:
@@ -103,35 +102,35 @@ class WandbTracker:
             return
         try:
             action(self.run)
-        except Exception as error:  # whatever W&B stumbles over, the training is worth more
-            log.warning("W&B failed (%s); going on with metrics.jsonl alone", error)
+        except Exception as error:  # no failure of W&B may stop the training
+            log.warning("W&B failed (%s); metrics are written to metrics.jsonl only", error)
             self.run = None
 
 
 class Start(Protocol):
-    """Starts a tracker."""
+    """A function that starts a tracker."""
 
     def __call__(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
         """Start tracking as configured.
 
         Args:
-            config: the group `tracking`.
-            folder: the run folder, in which the tracker may keep files.
-            run_config: the resolved configuration, to be shown beside the metrics.
-            run_id: `Tracker.run_id` of the run that is resumed, or None for a new one.
+            config: The group `tracking`.
+            folder: The run folder, in which the tracker may write files.
+            run_config: The resolved configuration, recorded with the metrics.
+            run_id: `Tracker.run_id` of the run that is resumed, or None for a new run.
 
         Raises:
-            UserError: the configuration cannot be met.
+            UserError: Tracking is not possible as configured.
         """
         ...
 
 
-# By `tracking.name`; `tracker` adds to it.
+# By `tracking.name`; `tracker` registers more.
 TRACKERS: dict[str, Start] = {}
 
 
 def tracker(name: str) -> Callable[[Start], Start]:
-    """Register what starts a tracker, so that `tracking.name` can name it."""
+    """Register a function that starts a tracker under `name`, the value of `tracking.name`."""
 
     def register(start: Start) -> Start:
         TRACKERS[name] = start
@@ -141,30 +140,30 @@ def tracker(name: str) -> Callable[[Start], Start]:
 
 
 def start_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
-    """Start the tracker that `config.name` names; see `Start`."""
+    """Start the tracker `config.name`; see `Start`."""
     return TRACKERS[config.name](config, folder, run_config, run_id)
 
 
 @tracker("none")
 def start_none(config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
-    """Track nothing."""
+    """Return a tracker that records nothing."""
     return NoTracker()
 
 
 @tracker("wandb")
 def start_wandb(config: TrackingConfig, folder: Path, run_config: dict[str, Any], run_id: str | None) -> Tracker:
-    """Start or resume a W&B run; where it cannot be reached, it is recorded offline, or the run goes on without it.
+    """Start or resume a W&B run. Without a connection, record offline; if that fails too, do not track.
 
     Raises:
-        UserError: `config.mode` is online, and W&B cannot be reached.
+        UserError: `config.mode` is online and W&B cannot be reached.
     """
     import wandb
 
-    # Else offline artifacts are staged in the user's home.
+    # By default, W&B stages offline artifacts in the home directory.
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
     os.environ["WANDB_SILENT"] = "true"
     mode = _mode(config.mode)
-    sweep = folder.parent if folder.name.isdigit() else None  # a job of a multirun is named by its number
+    sweep = folder.parent if folder.name.isdigit() else None  # folders of multirun jobs are numbered
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             settings = wandb.Settings(
@@ -184,27 +183,27 @@ def start_wandb(config: TrackingConfig, folder: Path, run_config: dict[str, Any]
                 settings=settings,
             )
             return WandbTracker(run)
-        except Exception as error:  # no key, no network, a setting it refuses, a full disk
+        except Exception as error:  # missing key, no network, invalid setting, full disk
             reason = (str(error) or type(error).__name__).splitlines()[0]
             if config.mode == "online":
                 raise UserError(
                     f"tracking.mode=online: W&B cannot be reached ({reason}). Check the network, {ONLINE_OR}"
                 ) from None
-            log.warning("W&B cannot be reached (%s)", reason)  # otherwise never the run's end
-    log.warning("going on with metrics.jsonl alone")
+            log.warning("W&B cannot be reached (%s)", reason)
+    log.warning("metrics are written to metrics.jsonl only")
     return NoTracker()
 
 
 def check_online(config: TrackingConfig) -> None:
-    """See, before anything takes time, that a run that must be tracked online can be.
+    """Check early that online tracking is possible if it is required.
 
     Raises:
-        UserError: `config.mode` is online, and there is no key or the environment says otherwise.
+        UserError: `config.mode` is online, but there is no key or WANDB_MODE has another value.
     """
     if config.name == "none" or config.mode != "online":
         return
     mode = os.environ.get("WANDB_MODE", "online")
-    if mode not in ("online", "run"):  # "run" is W&B's older word
+    if mode not in ("online", "run"):  # "run" is the older name of "online"
         raise UserError(f"tracking.mode=online, but the environment has WANDB_MODE={mode}. Unset it, {ONLINE_OR}")
     if not _has_key():
         raise UserError(f"tracking.mode=online: no W&B key. Set WANDB_API_KEY or run `wandb login`, {ONLINE_OR}")
@@ -218,8 +217,8 @@ def _mode(wanted: str) -> Any:
     if _has_key():
         return "online"
     log.warning(
-        "W&B: no key, so the run is recorded offline in its folder. "
-        "Send it later with `wandb sync`, set WANDB_API_KEY, or say tracking=none"
+        "W&B: no key, so the run is recorded offline in the run folder. "
+        "Upload it later with `wandb sync`, set WANDB_API_KEY, or use tracking=none"
     )
     return "offline"
 

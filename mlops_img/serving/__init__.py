@@ -1,1 +1,1 @@
-"""The HTTP service: uploads in, calibrated predictions out."""
+"""The HTTP service: image uploads in, calibrated predictions out."""

@@ -1,4 +1,4 @@
-"""Requests that come together share a run of the model; none waits for others that might come."""
+"""Dynamic batching: images that wait at the same time share a run of the model; none waits for later images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mlops_img.preprocessing.transforms import stack
 
 @dataclass(frozen=True)
 class Output:
-    """What the model said of one image.
+    """The output of the model for one image.
 
     Attributes:
         logits: float32 (classes,).
-        queued, computed: seconds that the image waited, and that its batch took.
-        batch: how many images the batch had.
+        queued, computed: seconds that the image waited, and that its batch took to run.
+        batch: number of images in the batch.
     """
 
     logits: Tensor
@@ -35,14 +35,14 @@ class Output:
 class _Job:
     pixels: Tensor
     done: asyncio.Future[Output]
-    since: float
+    submitted: float
 
 
 class Batcher:
-    """Runs what is there, up to `max_batch` images at once, on a thread of its own.
+    """Runs the waiting images, at most `max_batch` at once, on a thread of its own.
 
-    A job whose caller has gone, because of a timeout, is dropped unseen. If a batch fails its images are tried one
-    by one, so that only those that are to blame fail.
+    Images whose callers were cancelled, by a timeout, are skipped. If a batch fails, its images are run one by one, so
+    that only those that cause the failure fail.
     """
 
     def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], max_batch: int) -> None:
@@ -50,21 +50,25 @@ class Batcher:
         self.max_batch = max_batch
         self.waiting: deque[_Job] = deque()
         self._closed = False
-        self._something = asyncio.Event()
+        self._not_empty = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._task = asyncio.create_task(self._serve())
 
     async def submit(self, pixels: Tensor) -> Output:
-        """Wait for what the model says of one image, uint8 (3, side, side); cancelled once the batcher is closed."""
+        """Return the model's output for one image, uint8 (3, side, side).
+
+        Raises:
+            asyncio.CancelledError: the batcher is closed.
+        """
         job = _Job(pixels, asyncio.get_running_loop().create_future(), time.perf_counter())
         if self._closed:
             job.done.cancel()
         self.waiting.append(job)
-        self._something.set()
+        self._not_empty.set()
         return await job.done
 
     async def close(self) -> None:
-        """End the thread; what still waits is cancelled."""
+        """End the thread; waiting images are cancelled."""
         self._closed = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -76,7 +80,7 @@ class Batcher:
         while True:
             jobs = await self._next_jobs()
             try:
-                await self._answer(jobs)
+                await self._run_jobs(jobs)
             except asyncio.CancelledError:
                 for job in jobs:
                     job.done.cancel()
@@ -84,11 +88,11 @@ class Batcher:
 
     async def _next_jobs(self) -> list[_Job]:
         while not self.waiting:
-            self._something.clear()
-            await self._something.wait()
+            self._not_empty.clear()
+            await self._not_empty.wait()
         return [self.waiting.popleft() for _ in range(min(len(self.waiting), self.max_batch))]
 
-    async def _answer(self, jobs: list[_Job]) -> None:
+    async def _run_jobs(self, jobs: list[_Job]) -> None:
         jobs = [job for job in jobs if not job.done.done()]
         if not jobs:
             return
@@ -101,12 +105,12 @@ class Batcher:
                     jobs[0].done.set_exception(error)
                 return
             for job in jobs:
-                await self._answer([job])
+                await self._run_jobs([job])
             return
         computed = time.perf_counter() - start
         for job, row in zip(jobs, logits, strict=True):
             if not job.done.done():
-                job.done.set_result(Output(row, start - job.since, computed, len(jobs)))
+                job.done.set_result(Output(row, start - job.submitted, computed, len(jobs)))
 
     def _compute(self, jobs: list[_Job]) -> Tensor:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What can go wrong with a request: one exception, and one shape of answer for all of it."""
+"""The error codes of the service, and the exception that carries one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 
 class Code(StrEnum):
-    """What a program can act upon; the status is the HTTP one that goes with it."""
+    """An error code for programs; each belongs to one HTTP status."""
 
     BAD_REQUEST = "bad_request"
     BAD_IMAGE = "bad_image"
@@ -27,7 +27,7 @@ class Code(StrEnum):
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """HTTP status."""
         return STATUS[self]
 
 
@@ -52,16 +52,18 @@ CODES: dict[int, Code] = {code.status: code for code in reversed(Code)}
 
 
 class RequestError(Exception):
-    """A request, or one image of it, that is answered by an error.
+    """A request, or one image of a request, that is answered by an error.
 
     Attributes:
-        code: what went wrong.
-        message: one sentence for people; nothing of ours that they should not see.
-        retry_after: seconds after which it is worth trying again.
+        code: error code.
+        message: one sentence for people; it must not reveal anything about the server.
+        retry_after: seconds after which a retry makes sense (header Retry-After).
+        allow: methods that the path supports (header Allow).
     """
 
-    def __init__(self, code: Code, message: str, *, retry_after: int | None = None) -> None:
+    def __init__(self, code: Code, message: str, *, retry_after: int | None = None, allow: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.allow = allow

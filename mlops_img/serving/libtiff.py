@@ -1,4 +1,4 @@
-"""libtiff writes what is wrong with a file to standard error, hundreds of lines for one, past the JSON log."""
+"""libtiff writes its errors to standard error, hundreds of lines for a damaged file, bypassing the JSON log."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ log = logging.getLogger(__name__)
 
 
 def silence() -> bool:
-    """Have libtiff write nothing; what it found is answered and logged as the request's reason anyway.
+    """Make libtiff write nothing. The access log has the reason of each refused image anyway.
 
     Returns:
-        Whether it does. If the library is not found, its lines stay.
+        Whether it worked. If the library is not found, its messages stay.
     """
     if not features.check_codec("libtiff"):
         return True
     try:
-        library = ctypes.CDLL(_loaded())
+        library = ctypes.CDLL(_library_path())
         for name in ("TIFFSetErrorHandler", "TIFFSetErrorHandlerExt", "TIFFSetWarningHandler"):
             setter = getattr(library, name)
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
@@ -34,8 +34,8 @@ def silence() -> bool:
     return True
 
 
-def _loaded() -> str | None:
-    """Return the file of the library that Pillow uses; None where the process itself has its functions."""
+def _library_path() -> str | None:
+    """Return the path of the library that Pillow loaded; None if Pillow is linked with it statically."""
     if MAPPED.exists():
         for line in MAPPED.read_text().splitlines():
             if "libtiff" in line:

@@ -6,20 +6,23 @@ import ctypes
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-# Of Linux, not in Python's socket module.
+# The most connections that the kernel queues for a socket.
+MAX_QUEUED = 2048
+# Linux's option, which Python's socket module lacks.
 SO_ATTACH_FILTER = 26
-# A classic BPF program on the TCP header: byte 13 holds the flags; a segment with SYN is dropped, others are kept.
+# A classic BPF program on the TCP header. Byte 13 holds the flags: segments with SYN are dropped, others are kept.
 DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF))
 
 
 def drop_new_connections(listening: socket.socket) -> None:
-    """Have the kernel ignore requests for further connections, where it can: on Linux.
+    """Let the kernel ignore requests for further connections, where it can: on Linux.
 
-    The socket can then be closed once its queue is empty: a client that connects in between tries again after a
-    second, and is refused or reaches the service's successor. Holds for all processes that share the socket.
+    The socket can then be closed once its queue is empty. A client that connects in between retries after a second,
+    and is refused or reaches the next service on the port. Holds for all processes that share the socket.
     """
     if sys.platform != "linux" or listening.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -27,3 +30,14 @@ def drop_new_connections(listening: socket.socket) -> None:
     option: Any = struct.pack("HL", len(DROP_SYN), ctypes.addressof(program))
     with suppress(OSError):
         listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, option)
+
+
+def accept_waiting(listening: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections in the socket's queue, non-blocking; other processes may take some of them."""
+    for _ in range(MAX_QUEUED):
+        try:
+            connection, _address = listening.accept()
+        except OSError:  # the queue is empty, or too many files are open
+            return
+        connection.setblocking(False)
+        yield connection

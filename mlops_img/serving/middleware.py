@@ -1,4 +1,4 @@
-"""The door, in front of every route: identity, size, load and time; headers, the log, and one shape for all errors."""
+"""ASGI middleware around BentoML's application and ours, one concern a class; `MIDDLEWARE` is the order."""
 
 from __future__ import annotations
 
@@ -8,224 +8,300 @@ import logging
 import re
 import time
 import uuid
-from contextlib import AbstractContextManager, nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlops_img.serving import telemetry
 from mlops_img.serving.errors import CODES, Code, RequestError
-from mlops_img.serving.routes import HEALTH, PAGE, allowed_methods, label, needs_admission
-from mlops_img.serving.schemas import ErrorAnswer, Problem
-from mlops_img.serving.state import State
+from mlops_img.serving.responses import MESSAGES, SECURITY_HEADERS, error_of_status, error_response
+from mlops_img.serving.routes import HEALTH, RouteMatch, match_route
+from mlops_img.serving.worker import Worker
 
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "geolocation=(), microphone=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+NOT_LOGGED = (*HEALTH, "/metrics")
 
 log = logging.getLogger(__name__)
 
 
-class Guard:
-    """ASGI middleware around the whole service, BentoML's own routes included."""
+class HTTPMiddleware:
+    """Middleware for HTTP requests. Lifespan events pass it, and WebSockets are refused: there are none."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, worker: Worker) -> None:
         self.app = app
-        self.state = state
+        self.worker = worker
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI)."""
-        if scope["type"] == "websocket":
+        """Handle one request (ASGI)."""
+        if scope["type"] == "http":
+            await self.handle(scope, receive, send)
+        elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})
-        elif scope["type"] == "http":
-            await _Visit(self.app, self.state, scope, receive, send).answer()
         else:
             await self.app(scope, receive, send)
 
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one HTTP request."""
+        raise NotImplementedError
 
-class _Visit:
-    """One request on its way through."""
 
-    def __init__(self, app: ASGIApp, state: State, scope: Scope, receive: Receive, send: Send) -> None:
-        self.app = app
-        self.state = state
-        self.scope = scope
-        self._receive = receive
-        self._send = send
-        self.headers = Headers(scope=scope)
-        self.route = label(state.app, scope["path"])
-        given = self.headers.get("x-request-id", "")
-        self.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = self.request_id
-        self.received = 0
-        self.whole = False
-        self.awaiting_body = False
-        self.status = 0
-        self.reason: str | None = None
-        self.failure: RequestError | None = None
-        self.replaced = False
+class RequestContextMiddleware(HTTPMiddleware):
+    """Set the request id, which the client may choose, and the route, both in `scope["state"]`."""
 
-    async def answer(self) -> None:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Set them, and the id as a header of the response."""
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["route"] = match_route(self.worker.app, scope["method"], scope["path"])
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+class AccessLogMiddleware(HTTPMiddleware):
+    """Count every request in the metrics, and write a line of the access log."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and record it once it is answered or the client has gone."""
+        status = 0
         start = time.perf_counter()
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
         try:
-            await self._let_in()
-        except RequestError as failure:
-            await self._fail(failure)
-        except TimeoutError:
-            await self._fail(self._too_slow())
-        except Exception:
-            log.exception("request %s", self.request_id)
-            await self._fail(RequestError(Code.INTERNAL, "Something went wrong on our side."))
+            await self.app(scope, receive, send_and_note)
         finally:
-            seconds = time.perf_counter() - start
-            telemetry.REQUESTS.labels(self.route, str(self.status)).inc()
-            telemetry.REQUEST_SECONDS.labels(self.route).observe(seconds)
-            if self.reason is not None:
-                telemetry.REJECTED.labels(self.reason).inc()
-            if self.route not in HEALTH and self.route != "/metrics":
-                telemetry.log_request(
-                    self.route, self.scope["method"], self.status, seconds, self.request_id, self.reason
-                )
+            self._record(scope, status, time.perf_counter() - start)
 
-    async def _let_in(self) -> None:
-        self._authorize()
-        self._see_size()
-        places: AbstractContextManager[None] = nullcontext()
-        if needs_admission(self.state.app, self.scope):
-            self._check_type()
-            if self.state.engine is None:
-                raise RequestError(Code.NOT_READY, "The model is not loaded yet: try again shortly.", retry_after=1)
-            places = self.state.engine.admission.enter()
-        # The server leaves out the body of the answer to a HEAD request.
-        scope = {**self.scope, "method": "GET"} if self.scope["method"] == "HEAD" else self.scope
-        with places:
-            async with asyncio.timeout(self.state.settings.timeout):
-                await self.app(scope, self._counted, self._headed)
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        state = scope["state"]
+        route: str = state["route"].label
+        reason: str | None = state.get("reason") or (CODES.get(status, Code.BAD_REQUEST) if status >= 400 else None)
+        telemetry.REQUESTS.labels(route, str(status)).inc()
+        telemetry.REQUEST_SECONDS.labels(route).observe(seconds)
+        if reason is not None:
+            telemetry.REJECTED.labels(reason).inc()
+        if route not in NOT_LOGGED:
+            telemetry.log_request(route, scope["method"], status, seconds, state["request_id"], reason)
 
-    def _check_type(self) -> None:
-        encoding = self.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            name = encoding[:20] if encoding[:20].isascii() and encoding[:20].isprintable() else "unknown"
-            raise RequestError(
-                Code.UNSUPPORTED, f"The content encoding {name!r} is not supported: send the form uncompressed."
-            )
-        if self.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-            raise RequestError(Code.NOT_AN_IMAGE, "Send the image as multipart/form-data.")
 
-    def _authorize(self) -> None:
-        tokens = self.state.tokens
-        if not tokens or self.route in HEALTH or self.route in PAGE:
+class SecurityHeadersMiddleware(HTTPMiddleware):
+    """Add the security headers to every response."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add them to the response where it does not set them itself."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class ErrorMiddleware(HTTPMiddleware):
+    """Answer every error in one shape: exceptions, and error responses that are not JSON, such as BentoML's."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; once a response has begun, an exception can only be logged."""
+        started = replaced = False
+        state = scope["state"]
+
+        async def respond(error: RequestError) -> None:
+            state["reason"] = error.code
+            await error_response(error, state["request_id"])(scope, receive, send)
+
+        async def send_or_replace(message: Message) -> None:
+            nonlocal started, replaced
+            if message["type"] == "http.response.start":
+                started = True
+                headers = Headers(scope=message)
+                if message["status"] >= 400 and not headers.get("content-type", "").startswith("application/json"):
+                    replaced = True
+                    await respond(error_of_status(message["status"], allow=headers.get("allow")))
+            if not replaced:
+                await send(message)
+
+        try:
+            await self.app(scope, receive, send_or_replace)
             return
-        scheme, _, token = self.headers.get("authorization", "").partition(" ")
-        given = token.strip().encode()
-        # Every token is compared, and each in constant time: how long it takes tells nothing.
-        known = [hmac.compare_digest(given, each.encode()) for each in tokens]
-        if scheme.lower() != "bearer" or not any(known):
-            raise RequestError(Code.UNAUTHORIZED, "Send one of the service's tokens: Authorization: Bearer <token>.")
+        except RequestError as raised:
+            error = raised
+        except Exception:
+            log.exception("request %s", state["request_id"])
+            error = RequestError(Code.INTERNAL, MESSAGES[Code.INTERNAL])
+        if not started:
+            await respond(error)
 
-    def _see_size(self) -> None:
-        length = self.headers.get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or int(length) > self.state.settings.max_bytes:
-            raise self._too_large()
 
-    async def _counted(self) -> Message:
-        """Receive a part of the body, and see that it is not too much: there may be no Content-Length."""
-        self.awaiting_body = not self.whole
-        message = await self._receive()
-        self.awaiting_body = False
-        self.whole = not message.get("more_body", False)
-        self.received += len(message.get("body", b""))
-        if self.received > self.state.settings.max_bytes:
-            # Whoever reads the body may turn this into an answer of its own, which `_headed` then replaces.
-            self.failure = self._too_large()
-            raise self.failure
-        return message
+class ConnectionBalancingMiddleware(HTTPMiddleware):
+    """Close some connections of a busy worker, so that their clients reach another one."""
 
-    def _too_slow(self) -> RequestError:
-        if self.awaiting_body:
-            return RequestError(Code.UPLOAD_TIMEOUT, "The request did not arrive in time.")
-        return RequestError(Code.TIMEOUT, "The answer took too long: try again later.")
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add `Connection: close` to the response if the worker asks for it."""
 
-    def _too_large(self) -> RequestError:
-        return RequestError(
-            Code.TOO_LARGE, f"The request has more than {self.state.settings.max_bytes / 1e6:g} million bytes."
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.worker.should_close_connection():
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self.app(scope, receive, send_and_close)
+
+
+class AuthenticationMiddleware(HTTPMiddleware):
+    """Require one of the bearer tokens, if there are any, for every route that is not public."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request with a valid token."""
+        if self.worker.tokens and not scope["state"]["route"].is_public:
+            scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+            given = token.strip().encode()
+            # Every token is compared, each in constant time: the time of the response must reveal nothing.
+            valid = [hmac.compare_digest(given, each.encode()) for each in self.worker.tokens]
+            if scheme.lower() != "bearer" or not any(valid):
+                raise RequestError(
+                    Code.UNAUTHORIZED, "Send one of the service's tokens: Authorization: Bearer <token>."
+                )
+        await self.app(scope, receive, send)
+
+
+class BodySizeMiddleware(HTTPMiddleware):
+    """Limit the bytes of a request body, announced or received."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a Content-Length above the limit; count what is received, since there may be no Content-Length."""
+        limit = self.worker.settings.max_bytes
+        too_large = RequestError(Code.TOO_LARGE, f"The request has more than {limit / 1e6:g} million bytes.")
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or int(length) > limit:
+            raise too_large
+        received = 0
+        started = False
+
+        async def receive_and_count() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise too_large
+            return message
+
+        # What reads the body may turn the exception into a response of its own, which is then discarded.
+        async def send_unless_too_large(message: Message) -> None:
+            nonlocal started
+            if started or received <= limit:
+                started = True
+                await send(message)
+
+        try:
+            await self.app(scope, receive_and_count, send_unless_too_large)
+        except Exception:
+            if received <= limit:
+                raise
+        if received > limit:
+            raise too_large
+
+
+class HeadMiddleware(HTTPMiddleware):
+    """Answer HEAD like GET. The server leaves out the body of the response."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on HEAD as GET."""
+        await self.app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, send)
+
+
+class AdmissionMiddleware(HTTPMiddleware):
+    """Refuse work, before the body is read, that no route would do or that the worker has no capacity for."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on requests that only read, and those that are admitted, with `scope["state"]["reservation"]`."""
+        route: RouteMatch = scope["state"]["route"]
+        if not route.needs_admission:
+            await self.app(scope, receive, send)
+            return
+        engine = self.worker.engine
+        if self.worker.app is not None:
+            _check_route(route)
+            _check_content(route, Headers(scope=scope))
+        if engine is None:
+            raise RequestError(Code.NOT_READY, MESSAGES[Code.NOT_READY], retry_after=1)
+        with engine.admission.reserve() as reservation:
+            scope["state"]["reservation"] = reservation
+            await self.app(scope, receive, send)
+
+
+def _check_route(route: RouteMatch) -> None:
+    if route.route is None:
+        raise RequestError(Code.NOT_FOUND, MESSAGES[Code.NOT_FOUND])
+    if not route.found:
+        raise RequestError(Code.METHOD_NOT_ALLOWED, MESSAGES[Code.METHOD_NOT_ALLOWED], allow=route.allow)
+
+
+def _check_content(route: RouteMatch, headers: Headers) -> None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        name = encoding[:20] if encoding[:20].isascii() and encoding[:20].isprintable() else "unknown"
+        raise RequestError(
+            Code.UNSUPPORTED, f"The content encoding {name!r} is not supported: send the body uncompressed."
         )
-
-    async def _headed(self, message: Message) -> None:
-        """Send on with our headers; an error that is not in our shape is replaced by one that is."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            if self.failure is None and self.status >= 400 and not _is_json(headers):
-                code = CODES.get(self.status, Code.INTERNAL if self.status >= 500 else Code.BAD_REQUEST)
-                self.failure = RequestError(code, SAID.get(code, "The request cannot be answered."))
-            if self.failure is not None:
-                self.replaced = True
-                await self._send_failure(self.failure, headers.get("allow"))
-                return
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-            headers["X-Request-ID"] = self.request_id
-            if self.state.turns_away():
-                headers["Connection"] = "close"
-            if self.status >= 400:
-                self.reason = self.scope["state"].get("reason") or CODES.get(self.status, Code.BAD_REQUEST)
-        if not self.replaced:
-            await self._send(message)
-
-    async def _fail(self, failure: RequestError) -> None:
-        if self.status and not self.replaced:
-            return  # an answer is under way already
-        if not self.replaced:
-            unknown_method = failure.code is Code.METHOD_NOT_ALLOWED
-            await self._send_failure(
-                failure, allowed_methods(self.state.app, self.scope["path"]) if unknown_method else None
-            )
-
-    async def _send_failure(self, failure: RequestError, allowed: str | None = None) -> None:
-        self.reason = failure.code
-        self.status = failure.code.status
-        response = error_response(failure, self.request_id)
-        if allowed is not None:
-            response.headers["Allow"] = allowed
-        if self.awaiting_body:
-            response.headers["Connection"] = "close"  # what still comes of it would be waited for
-        await response(self.scope, self._receive, self._send)
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if route.takes_form and content_type != "multipart/form-data":
+        raise RequestError(Code.NOT_AN_IMAGE, "Send the image as multipart/form-data.")
 
 
-def _is_json(headers: MutableHeaders) -> bool:
-    return headers.get("content-type", "").startswith("application/json")
+class TimeoutMiddleware(HTTPMiddleware):
+    """Limit the seconds from a request's head to its response."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; if it takes too long, say whether the client or the service was too slow."""
+        waiting_for_body = complete = False
+
+        async def receive_and_note() -> Message:
+            nonlocal waiting_for_body, complete
+            waiting_for_body = not complete
+            message = await receive()
+            waiting_for_body = False
+            complete = not message.get("more_body", False)
+            return message
+
+        try:
+            async with asyncio.timeout(self.worker.settings.timeout):
+                await self.app(scope, receive_and_note, send)
+        except TimeoutError:
+            if waiting_for_body:
+                raise RequestError(Code.UPLOAD_TIMEOUT, "The request did not arrive in time.") from None
+            raise RequestError(Code.TIMEOUT, "The response took too long. Retry later.") from None
 
 
-SAID = {
-    Code.NOT_FOUND: "There is nothing at this address.",
-    Code.METHOD_NOT_ALLOWED: "This address does not take that method.",
-    Code.NOT_READY: "The service is not ready: try again shortly.",
-    Code.INTERNAL: "Something went wrong on our side.",
-}
+# The first is the outermost.
+MIDDLEWARE: tuple[type[HTTPMiddleware], ...] = (
+    RequestContextMiddleware,
+    AccessLogMiddleware,
+    SecurityHeadersMiddleware,
+    ErrorMiddleware,
+    ConnectionBalancingMiddleware,
+    AuthenticationMiddleware,
+    BodySizeMiddleware,
+    HeadMiddleware,
+    AdmissionMiddleware,
+    TimeoutMiddleware,
+)
 
 
-def error_response(failure: RequestError, request_id: str) -> Response:
-    """Return the answer to a request that failed."""
-    headers = {**SECURITY_HEADERS, "X-Request-ID": request_id}
-    if failure.retry_after is not None:
-        headers["Retry-After"] = str(failure.retry_after)
-    if failure.code is Code.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    problem = Problem(code=failure.code, message=failure.message, request_id=request_id)
-    return Response(
-        ErrorAnswer(error=problem).model_dump_json(),
-        status_code=failure.code.status,
-        headers=headers,
-        media_type="application/json",
-    )
+def with_middleware(app: ASGIApp, worker: Worker) -> ASGIApp:
+    """Return an application with all the middleware around it."""
+    for middleware in reversed(MIDDLEWARE):
+        app = middleware(app, worker)
+    return app

@@ -1,4 +1,4 @@
-"""What the service says of itself: the model for /model, and the routes for /docs.json."""
+"""Self-description of the service: the model for /model, and the routes for /docs.json."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from mlops_img.serving.engine import Engine
 from mlops_img.serving.schemas import Limits, ModelAnswer, SampleImage
 from mlops_img.serving.uploads import FORMATS
 
-DATA_KEYS = ("fingerprint", "dvc_md5")  # where the splits lay is a path of another machine
+DESCRIPTION = "Image classification: uploads in, predictions with calibrated probabilities out."
+# Of the data's provenance; the other keys are paths of the machine that trained the model.
+DATA_KEYS = ("fingerprint", "dvc_md5")
 HEALTH = {
-    "/livez": "Whether the process lives.",
+    "/livez": "Whether the process is alive.",
     "/healthz": "The same as /livez.",
-    "/readyz": "Whether the model is loaded and requests are answered.",
+    "/readyz": "Whether the model is loaded and the service accepts requests.",
 }
 
 
 def describe_model(engine: Engine) -> ModelAnswer:
-    """Say which model it is. Of its provenance only what tells nothing of the machine it was made on."""
+    """Describe the model. Its provenance is limited to what reveals nothing about the machine that made it."""
     manifest, settings = engine.predictor.manifest, engine.settings
     trained, exported = manifest.provenance["trained"], manifest.provenance["exported"]
     return ModelAnswer(
@@ -56,16 +58,16 @@ def describe_model(engine: Engine) -> ModelAnswer:
 
 
 def openapi(app: FastAPI, *, tokens: bool) -> dict[str, Any]:
-    """Describe all routes, those that BentoML answers for us included, and the token if there are any."""
+    """Describe all routes, including those that BentoML answers, and the token if one is required."""
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, routes=app.routes, description=__doc__)
-        plain = {"description": "Yes", "content": {"text/plain": {"schema": {"type": "string"}}}}
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes, description=DESCRIPTION)
+        plain = {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}
         for path, summary in HEALTH.items():
             operation = {"summary": summary, "responses": {"200": plain, **_errors(schema)}, "security": []}
             schema["paths"][path] = {"get": operation}
-        for name, described in schema["components"]["schemas"].items():
+        for name, component in schema["components"]["schemas"].items():
             if name.startswith("Body_"):
-                described["additionalProperties"] = False  # fields that nobody would hear of are refused
+                component["additionalProperties"] = False  # unknown fields are rejected
         if tokens:
             schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"token": []}]

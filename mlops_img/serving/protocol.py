@@ -1,6 +1,7 @@
-"""Below the guard: how connections are accepted and ended, and what never becomes a request.
+"""HTTP below ASGI: limits on request heads and chunk framing, timeouts of heads and idle connections, orderly closing.
 
-That is what is not HTTP, a head that does not end or may not be answered, and framing without measure.
+It handles what never becomes a request of the application: bytes that are not HTTP, heads that do not end or are
+invalid, and framing of unlimited size.
 """
 
 from __future__ import annotations
@@ -9,117 +10,124 @@ import asyncio
 import uuid
 from typing import Any
 
-import uvicorn
-import uvicorn.loops.auto
-import uvicorn.protocols.http.auto
-from uvicorn.loops.asyncio import asyncio_loop_factory
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mlops_img.serving import telemetry
 from mlops_img.serving.errors import Code, RequestError
-from mlops_img.serving.middleware import error_response
-from mlops_img.serving.server import DrainingServer, is_ending
+from mlops_img.serving.responses import error_response, to_bytes
+from mlops_img.serving.routes import OTHER
+from mlops_img.serving.server import is_draining
 from mlops_img.serving.transport import LingeringTransport
 
-# Bytes of a head; and of everything else between two bytes of a body: chunk extensions and trailers.
+# Bytes of a request head; and of the chunk extensions or trailers between two bytes of a body.
 MAX_HEAD = 2**16
 # Bytes of a body that are read and discarded after its request was refused, so that the connection can be kept.
 MAX_DISCARDED = 2**20
-# Seconds that a connection without a request is kept once the server is ending.
-LAST_CALL = 1.0
+# Seconds that a connection without a request is kept while the server shuts down.
+IDLE_GRACE = 1.0
 
 
-class Wire(HttpToolsProtocol):
-    """uvicorn's protocol, which would wait for ever for the end of a head, and keep all that comes of it.
+class GuardedHttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which by itself waits for the end of a request head for ever, and keeps all of it.
 
     Attributes:
-        patience: seconds from a head's first byte, or from the connection, to the head's end.
-        keep_alive: seconds from an answer to the next request's first byte.
+        header_timeout: seconds from the first byte of a head, or from the connection, to the end of the head.
+        keep_alive: seconds from a response to the first byte of the next request.
     """
 
-    patience: float
+    header_timeout: float
     keep_alive: float
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.timeout_keep_alive = self.keep_alive  # type: ignore[assignment]  # uvicorn's option takes whole seconds
+        self.timeout_keep_alive = self.keep_alive  # type: ignore[assignment]  # uvicorn's option is in whole seconds
         self._in_head = False
         self._in_body = False
-        self._head_bytes = 0  # of the target, the headers and the trailers of this request
-        self._pieces_bytes = 0  # received since a request, a body or a part of it began
+        self._head_bytes = 0  # of the target, headers and trailers of this request
+        self._framing_bytes = 0  # received since a request, a body or a part of a body began
         self._progress = False
         self._discarded = 0
-        self._fault: RequestError | None = None
-        self._deaf = False  # answers that are under way are sent, nothing more is read
-        self._alarm: asyncio.TimerHandle | None = None
+        self._error: RequestError | None = None
+        self._stopped_reading = False  # responses under way are sent, but nothing more is read
+        self._header_timer: asyncio.TimerHandle | None = None
 
+    @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Wait for a request, but not for long."""
+        """Start the timer for the first head."""
         super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type]
-        self._set_alarm()
-        if is_ending(self.server_state):
+        self._start_timer()
+        if is_draining(self.server_state):
             self.shutdown()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        self._stop_alarm()
-        self.transport.forget()  # type: ignore[attr-defined]
+        """Stop all timers."""
+        self._stop_timer()
+        self.transport.cancel_timer()  # type: ignore[attr-defined]
         super().connection_lost(exc)
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """Read on, unless all that comes is to be discarded."""
-        if self._deaf or self.transport.is_closing():
+        """Parse what was received, unless it is to be discarded."""
+        if self._stopped_reading or self.transport.is_closing():
             return
         self._progress = False
         super().data_received(data)
         if self._in_head:
-            self._set_alarm()
-        # A piece in which something began or was got of a body is not counted, since that may take up most of it.
+            self._start_timer()
+        # Data in which a request or a part of a body began is not counted: the body may be most of it.
         if not self._progress and (self._in_head or self._in_body):
-            self._pieces_bytes += len(data)
-            if self._pieces_bytes > MAX_HEAD:
-                self._refuse(self._too_much())
+            self._framing_bytes += len(data)
+            if self._framing_bytes > MAX_HEAD:
+                self._refuse(self._too_large())
 
+    @override
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn lets the transport close at once
-        """Answer a request that ended too early; keep the connection for answers that are under way."""
+        """Refuse a request that ended early; keep the connection open for responses under way."""
         if self.transport.is_closing():
             return False
         if self._in_head or (self._in_body and not self.cycle.response_complete):
             self._refuse(RequestError(Code.BAD_REQUEST, "The request ended early."))
-        if self.transport.is_closing() or not self._is_answering():
+        if self.transport.is_closing() or not self._is_responding():
             return False
         self.cycle.keep_alive = False
         return True
 
+    @override
     def on_message_begin(self) -> None:
-        """Note that a head begins."""
+        """Begin a head."""
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
         self._note_progress()
 
+    @override
     def on_url(self, url: bytes) -> None:
-        """Note a part of the target."""
-        self._count(len(url))
+        """Count and pass on a part of the target."""
+        self._count_head(len(url))
         super().on_url(url)
 
+    @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header. Trailers, which come behind the body, are dropped: they must not pass for headers."""
-        self._count(len(name) + len(value) + len(b": \r\n"))
+        """Count and pass on a header. Trailers, which follow the body, are dropped: they must not become headers."""
+        self._count_head(len(name) + len(value) + len(b": \r\n"))
         if self._in_head:
             super().on_header(name, value)
 
+    @override
     def on_headers_complete(self) -> None:
-        """Begin to answer, if the head may be answered."""
+        """Start the request, if its head is valid."""
         self._check_head()
         super().on_headers_complete()
         self._in_head, self._in_body, self._discarded = False, True, 0
         self._note_progress()
-        self._stop_alarm()
-        if is_ending(self.server_state):
+        self._stop_timer()
+        if is_draining(self.server_state):
             self.cycle.keep_alive = False
 
+    @override
     def on_body(self, body: bytes) -> None:
-        """Note a part of a body. One whose request was refused is discarded, but not any amount of it."""
+        """Pass on a part of a body. If its request was refused, discard it, up to a limit."""
         self._note_progress()
         super().on_body(body)
         if self.cycle.response_complete:
@@ -127,122 +135,118 @@ class Wire(HttpToolsProtocol):
             if self._discarded > MAX_DISCARDED:
                 self.transport.close()
 
+    @override
     def on_message_complete(self) -> None:
-        """Note that a request is whole."""
+        """End the request."""
         super().on_message_complete()
         self._in_body = False
-        self._stop_alarm()
+        self._stop_timer()
 
+    @override
     def on_response_complete(self) -> None:
-        """Go on to the next request."""
+        """Continue with the next request."""
         super().on_response_complete()
-        if self._deaf and not self.pipeline and self.cycle.response_complete:
+        if self._stopped_reading and not self.pipeline and self.cycle.response_complete:
             self.transport.close()
         elif self._in_body and self.cycle.response_complete:
-            self._set_alarm()
+            self._start_timer()
 
+    @override
     def shutdown(self) -> None:
-        """End the connection when its request is answered, or after a while without one."""
-        if self._is_answering():
+        """Close the connection after its response, or after a grace period if there is no request."""
+        if self._is_responding():
             self.cycle.keep_alive = False
         elif not self._in_head:
-            self.loop.call_later(LAST_CALL, self._close_if_quiet)
+            self.loop.call_later(IDLE_GRACE, self._close_if_idle)
 
+    @override
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, or what a callback found fault with."""
-        self._refuse(
-            self._fault or RequestError(Code.BAD_REQUEST, "This is not an HTTP request that can be understood.")
-        )
+        """Refuse what the parser, or one of the callbacks above, rejected."""
+        self._refuse(self._error or RequestError(Code.BAD_REQUEST, "This is not a valid HTTP request."))
+
+    @override
+    def _should_upgrade_to_ws(self) -> bool:
+        return False  # a request for a WebSocket is answered as an ordinary one
+
+    @override
+    def _unsupported_upgrade_warning(self) -> None:
+        pass
 
     def _check_head(self) -> None:
         hosts = sum(name == b"host" for name, _ in self.headers)
         new = self.parser.get_http_version() != "1.0"
         if hosts > 1 or (new and not hosts):
-            self._raise(RequestError(Code.BAD_REQUEST, "Send one Host header."))
+            self._raise(RequestError(Code.BAD_REQUEST, "Send exactly one Host header."))
         expected = {value.strip().lower() for name, value in self.headers if name == b"expect"}
         if new and expected - {b"100-continue", b""}:
-            self._raise(RequestError(Code.EXPECTATION_FAILED, "The only Expect that is supported is 100-continue."))
+            self._raise(RequestError(Code.EXPECTATION_FAILED, "The only supported Expect header is 100-continue."))
 
-    def _count(self, size: int) -> None:
+    def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD:
-            self._raise(self._too_much())
+            self._raise(self._too_large())
 
-    def _raise(self, failure: RequestError) -> None:
-        """Stop the parser, which answers any exception of a callback by an error of its own."""
-        self._fault = failure
-        raise failure
+    def _raise(self, error: RequestError) -> None:
+        """Stop the parser, which turns any exception of a callback into one of its own."""
+        self._error = error
+        raise error
 
-    def _too_much(self) -> RequestError:
+    def _too_large(self) -> RequestError:
         what = "chunk extensions or trailers" if self._in_body else "headers"
         return RequestError(Code.BAD_REQUEST, f"The {what} have more than {MAX_HEAD} bytes.")
 
     def _note_progress(self) -> None:
-        self._progress, self._pieces_bytes = True, 0
+        self._progress, self._framing_bytes = True, 0
 
-    def _should_upgrade_to_ws(self) -> bool:
-        return False  # who asks for a WebSocket is answered as if they had not
+    def _start_timer(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(self.header_timeout, self._on_timeout)
 
-    def _unsupported_upgrade_warning(self) -> None:
-        pass
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
-    def _set_alarm(self) -> None:
-        if self._alarm is None:
-            self._alarm = self.loop.call_later(self.patience, self._give_up)
-
-    def _stop_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-
-    def _give_up(self) -> None:
-        self._alarm = None
+    def _on_timeout(self) -> None:
+        self._header_timer = None
         if self._in_head:
             self._refuse(RequestError(Code.UPLOAD_TIMEOUT, "The request did not arrive in time."))
         else:
             self.transport.close()
 
-    def _close_if_quiet(self) -> None:
-        if not self._is_answering() and not self._in_head:
+    def _close_if_idle(self) -> None:
+        if not self._is_responding() and not self._in_head:
             self.transport.close()
 
-    def _is_answering(self) -> bool:
-        """Return whether an answer is under way or owed. The last of several requests is the last to be answered."""
-        return self._deaf or bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
+    def _is_responding(self) -> bool:
+        """Return whether a response is under way or pending. The last of several requests is answered last."""
+        return (
+            self._stopped_reading
+            or bool(self.pipeline)
+            or (self.cycle is not None and not self.cycle.response_complete)
+        )
 
-    def _refuse(self, failure: RequestError) -> None:
-        """Answer by an error and end the connection, but not before the requests that came first are answered."""
+    def _refuse(self, error: RequestError) -> None:
+        """Respond with an error and close the connection, but only after the responses to earlier requests."""
         if self.transport.is_closing():
             return
         if self._in_body and any(cycle is self.cycle for cycle, _ in self.pipeline):
-            self.pipeline.popleft()  # the request that is refused: the newest is at the left
-            self._deaf, self.cycle.response_complete = True, True
-        elif self._is_answering() and not self._in_body:
-            self._deaf, self.cycle.keep_alive = True, False
-        if self._deaf:
-            self._stop_alarm()
+            self.pipeline.popleft()  # the refused request: the newest is at the left
+            self._stopped_reading, self.cycle.response_complete = True, True
+        elif self._is_responding() and not self._in_body:
+            self._stopped_reading, self.cycle.keep_alive = True, False
+        if self._stopped_reading:
+            self._stop_timer()
             return
-        # What belongs to a request that has its answer, or a part of it, gets no other one.
-        if self.cycle is None or not (self.cycle.response_started if self._in_body else self._is_answering()):
-            self._write(failure)
+        # A request whose response is complete or has begun gets no second one.
+        if self.cycle is None or not (self.cycle.response_started if self._in_body else self._is_responding()):
+            self._respond(error)
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
 
-    def _write(self, failure: RequestError) -> None:
-        telemetry.REQUESTS.labels("other", str(failure.code.status)).inc()
-        telemetry.REJECTED.labels(failure.code).inc()
-        answer = error_response(failure, uuid.uuid4().hex)
-        headers = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
-        lines = [STATUS_LINE[answer.status_code], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"]
-        self.transport.write(b"".join(lines) + bytes(answer.body))
-
-
-def install(patience: float, keep_alive: float) -> None:
-    """Have uvicorn use it, on asyncio's own loop. BentoML, which starts uvicorn, has no option for any of this."""
-    Wire.patience, Wire.keep_alive = patience, keep_alive
-    uvicorn.protocols.http.auto.AutoHTTPProtocol = Wire
-    uvicorn.Server = DrainingServer  # type: ignore[misc]
-    # uvloop accepts one connection each time round: in a rush newcomers waited seconds for their refusal.
-    uvicorn.loops.auto.auto_loop_factory = asyncio_loop_factory
+    def _respond(self, error: RequestError) -> None:
+        telemetry.REQUESTS.labels(OTHER, str(error.code.status)).inc()
+        telemetry.REJECTED.labels(error.code).inc()
+        self.transport.write(to_bytes(error_response(error, uuid.uuid4().hex), self.server_state.default_headers))

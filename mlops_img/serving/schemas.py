@@ -1,4 +1,4 @@
-"""What the service says, typed: the shapes of its JSON. The client reads them back."""
+"""JSON schemas of the responses, shared by the service and its client."""
 
 from __future__ import annotations
 
@@ -6,41 +6,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from mlops_img.bundle.prediction import Prediction
 from mlops_img.serving.errors import Code
 
 
 class Answer(BaseModel):
-    """A part of an answer."""
+    """Base of all parts of a response."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
 
-class ClassProbability(Answer):
-    """A class, and its calibrated probability."""
-
-    label: str
-    index: int
-    probability: float
-
-
-class Prediction(Answer):
-    """What the model says of one image: its most probable class, and the `top_k` most probable ones."""
-
-    label: str
-    index: int
-    probability: float
-    top_k: list[ClassProbability]
-
-
 class ModelVersion(Answer):
-    """Which bundle answered."""
+    """The bundle that made a prediction."""
 
     name: str
     version: str
 
 
 class Timing(Answer):
-    """Where the time went, in milliseconds: decoding, waiting for the model, the model, and all of it."""
+    """Milliseconds for decoding, waiting for the model, the model, and the whole request."""
 
     decode_ms: float
     queue_ms: float
@@ -49,7 +33,7 @@ class Timing(Answer):
 
 
 class Problem(Answer):
-    """An error: what a program can act upon, a sentence for people, and the request's id in the logs."""
+    """An error: its code for programs, a sentence for people, and the id of the request in the logs."""
 
     code: Code
     message: str
@@ -57,20 +41,25 @@ class Problem(Answer):
 
 
 class ErrorAnswer(Answer):
-    """The body of every answer that is an error."""
+    """The body of every error response."""
 
     error: Problem
 
 
 class PredictAnswer(Prediction):
-    """The answer to one image."""
+    """The response to one image."""
 
     model: ModelVersion
     timing: Timing
 
+    @classmethod
+    def of(cls, prediction: Prediction, model: ModelVersion, timing: Timing) -> PredictAnswer:
+        """Return a prediction together with its model and timing."""
+        return cls(**dict(prediction), model=model, timing=timing)
+
 
 class BatchItem(Answer):
-    """What became of one image of several: a prediction or an error."""
+    """The result for one of several images: a prediction or an error."""
 
     filename: str | None
     prediction: Prediction | None = None
@@ -78,7 +67,7 @@ class BatchItem(Answer):
 
 
 class BatchAnswer(Answer):
-    """The answer to several images, in their order."""
+    """The response to several images, in their order."""
 
     results: list[BatchItem]
     model: ModelVersion
@@ -86,7 +75,7 @@ class BatchAnswer(Answer):
 
 
 class Limits(Answer):
-    """What the service takes."""
+    """Limits of the requests that the service accepts."""
 
     max_bytes: int
     max_pixels: int
@@ -95,14 +84,14 @@ class Limits(Answer):
 
 
 class SampleImage(Answer):
-    """An image to try, where it is found, and what it shows."""
+    """A sample image: its URL, relative to the service, and its true label."""
 
     url: str
     label: str
 
 
 class ModelAnswer(Answer):
-    """Which model this is."""
+    """Description of the model."""
 
     name: str
     version: str

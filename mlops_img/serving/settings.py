@@ -1,164 +1,166 @@
-"""The service's settings, each an environment variable. Imports nothing heavy: the supervising process needs them."""
+"""Settings of the service, from environment variables. Imports nothing heavy: the supervising process needs them."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Self
 
-from mlops_img.errors import EXIT_USER_ERROR, UserError, did_you_mean
+from pydantic import AliasGenerator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mlops_img.errors import UserError, did_you_mean
 
 PREFIX = "MLOPS_IMG_"
-MOST_WORKERS = 4
-T = TypeVar("T")
+MAX_DEFAULT_WORKERS = 4
+DEFAULT_PORT, MAX_PORT = 3000, 2**16 - 1
+# A form has room for so many files (serving/forms.py).
+MAX_FILES = 1000
+DAY = 24 * 60 * 60
 
 
 def cores() -> int:
-    """Return how many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Each attribute is set by MLOPS_IMG_ and its name in capitals, e.g. MLOPS_IMG_MAX_BYTES.
+def _default_workers(data: dict[str, Any]) -> int:
+    # A compiled program holds Python's GIL while it runs, so on a CPU several processes of one thread answer more
+    # requests than one process of several threads. PyTorch, which knows whether there is a GPU, takes too long to
+    # import here.
+    device = data.get("device", "auto")
+    gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
+    return 1 if gpu else min(MAX_DEFAULT_WORKERS, cores())
+
+
+def _default_threads(data: dict[str, Any]) -> int:
+    workers: int = data.get("workers", 1)
+    return max(1, cores() // workers)
+
+
+def _split(value: Any) -> Any:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+CommaSeparated = (NoDecode, BeforeValidator(_split))
+WholeNumber = Annotated[int, Field(ge=1, le=10**12)]
+Processes = Annotated[int, Field(ge=1, le=1024)]
+Seconds = Annotated[float, Field(gt=0, le=DAY)]
+
+
+class Settings(BaseSettings):
+    """Each field is set by the variable MLOPS_IMG_<NAME>, e.g. MLOPS_IMG_MAX_BYTES; `port` by PORT.
 
     Attributes:
-        bundle: a folder, gs://bucket/folder, or bentoml:name:version of BentoML's model store.
+        bundle: a folder, gs://bucket/folder, or bentoml:name:version in BentoML's model store.
         device: auto, cpu, cuda or cuda:<number>.
-        workers: processes, each with the model in memory. By default one for each core, up to 4; one with a GPU.
-        threads: processor threads that each worker computes with; by default they share the cores.
-        tokens: separated by commas; who sends none of them as a bearer token is refused. None: everybody may ask.
-        tokens_file: a file with one token a line, in addition.
-        max_bytes: of a request's body.
-        max_pixels: of an image, width x height, looked up before it is decoded.
-        max_images: in one request.
-        queue: images that wait or are worked on at once; who comes then is told to come again.
-        timeout: seconds from a request's arrival to its answer.
-        keep_alive: seconds that a connection is kept open for its next request. Whoever stands in front must let go
-            of it earlier, or will now and then send a request into a connection that is being closed.
-        max_batch: the most images that the model takes at once.
+        workers: processes, each with the model in memory. By default one per core, at most 4; one with a GPU.
+        threads: processor threads per worker. By default the workers share the cores.
+        tokens: separated by commas. Requests must carry one of them as a bearer token; without any, none is needed.
+        tokens_file: a file with further tokens, one a line.
+        max_bytes: bytes of a request body.
+        max_pixels: pixels of an image, width x height, checked before it is decoded.
+        max_images: images in one request.
+        queue: images that may wait or be worked on at once; further requests get status 429.
+        timeout: seconds from a request's head to its response.
+        keep_alive: seconds that an idle connection is kept open. A proxy in front of the service must close its
+            connections earlier; otherwise it may send a request into one that is being closed.
+        max_batch: images that the model processes at once, at most.
+        plugins: names of modules, separated by commas, that add routes (mlops_img.serving.routes.extension).
+        port: to listen on if the command line names none; platforms set it.
     """
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=_variable),
+        validate_by_name=True,
+        validate_default=False,
+        case_sensitive=True,
+        frozen=True,
+    )
 
     bundle: str = "bundles/latest"
     device: str = "auto"
-    workers: int = 1
-    threads: int = 1
-    tokens: tuple[str, ...] = ()
+    workers: Processes = Field(default_factory=_default_workers)
+    threads: Processes = Field(default_factory=_default_threads)
+    tokens: Annotated[tuple[SecretStr, ...], Field(min_length=1), *CommaSeparated] = ()
     tokens_file: str = ""
-    max_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
-    max_images: int = 32
-    queue: int = 64
-    timeout: float = 10.0
-    keep_alive: float = 75.0
-    max_batch: int = 16
+    max_bytes: WholeNumber = 20_000_000
+    max_pixels: WholeNumber = 50_000_000
+    max_images: Annotated[int, Field(ge=1, le=MAX_FILES)] = 32
+    queue: WholeNumber = 64
+    timeout: Seconds = 10.0
+    keep_alive: Seconds = 75.0
+    max_batch: WholeNumber = 16
+    plugins: Annotated[tuple[str, ...], *CommaSeparated] = ()
+    port: Annotated[
+        int, Field(ge=1, le=MAX_PORT, validation_alias="PORT"), BeforeValidator(lambda text: text or DEFAULT_PORT)
+    ] = DEFAULT_PORT
+
+    @model_validator(mode="after")
+    def _check_queue(self) -> Self:
+        if self.max_images > self.queue:
+            raise ValueError(
+                f"{PREFIX}MAX_IMAGES={self.max_images} is more than {PREFIX}QUEUE={self.queue} allows. "
+                "Raise the queue, or lower the images per request"
+            )
+        return self
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Read the settings from environment variables.
+def read_settings() -> Settings:
+    """Read the settings from the environment.
 
     Raises:
-        UserError: a variable with our prefix is none of ours, which a mistyped MLOPS_IMG_TOKENS must not pass
-            unnoticed; or a value cannot be.
+        UserError: a value is invalid, or a variable with the prefix is unknown: a misspelled MLOPS_IMG_TOKENS must
+            not leave the service open.
     """
-    known = {PREFIX + entry.name.upper(): entry for entry in fields(Settings)}
-    given: dict[str, object] = {}
-    for variable, text in environment.items():
-        if not variable.startswith(PREFIX):
-            continue
-        if variable not in known:
+    known = {_variable(field) for field in Settings.model_fields if field != "port"}
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable not in known:
             raise UserError(f"{variable}: there is no such setting.{did_you_mean(variable.upper(), known)}")
-        name = known[variable].name
-        if name == "tokens":
-            given[name] = tuple(token for token in map(str.strip, text.split(",")) if token)
-            if not given[name]:
-                raise UserError(f"{variable} is empty: name a token, or unset it to let everybody ask")
-        elif name in ("bundle", "device", "tokens_file"):
-            given[name] = text
-        else:
-            given[name] = _number(variable, text, whole=name not in ("timeout", "keep_alive"))
-    given.setdefault("workers", _default_workers(str(given.get("device", "auto"))))
-    given.setdefault("threads", max(1, cores() // int(str(given["workers"]))))
-    settings = Settings(**given)  # type: ignore[arg-type]
-    if settings.max_images > settings.queue:
-        raise UserError(
-            f"{PREFIX}MAX_IMAGES={settings.max_images} is more than {PREFIX}QUEUE={settings.queue} lets in. "
-            "Raise the queue, or lower the images of a request"
-        )
-    return settings
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise UserError(_describe(error)) from None
 
 
 def read_tokens(settings: Settings) -> tuple[str, ...]:
-    """Return all tokens that are let in: those of the environment, and those of the file.
+    """Return all valid tokens: those of the environment, and those of the file.
 
     Raises:
-        UserError: the file cannot be read, holds no token, or one is no plain ASCII.
+        UserError: the file cannot be read or has no token, or a token cannot be sent in a header.
     """
-    tokens = list(settings.tokens)
+    tokens = [token.get_secret_value() for token in settings.tokens]
     if settings.tokens_file:
+        variable = f"{PREFIX}TOKENS_FILE={settings.tokens_file}"
         try:
-            # -sig: some editors begin a file with a mark, which would be part of the first token.
+            # -sig: some editors write a byte order mark, which would become part of the first token.
             lines = Path(settings.tokens_file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise UserError(f"{PREFIX}TOKENS_FILE={settings.tokens_file} cannot be read: {reason}") from None
+            raise UserError(f"{variable} cannot be read: {reason}") from None
         found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not found:
-            raise UserError(f"{PREFIX}TOKENS_FILE={settings.tokens_file} holds no token: write one a line")
+            raise UserError(f"{variable} has no token: write one a line")
         tokens += found
     if not all(token.isascii() and token.isprintable() and " " not in token for token in tokens):
-        raise UserError("a token must be printable ASCII without blanks: make one with openssl rand -hex 32")
+        raise UserError("a token must be printable ASCII without spaces: make one with openssl rand -hex 32")
     return tuple(tokens)
 
 
-def read_port(environment: Mapping[str, str]) -> int:
-    """Return the port to listen on, if the command line names none: PORT, which platforms set, or 3000.
-
-    Raises:
-        UserError: it is not a port.
-    """
-    text = environment.get("PORT") or "3000"
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 2**16):
-        raise UserError(f"PORT={text}: it must be a port, 1 to 65535")
-    return int(text)
-
-
-def settings_or_exit() -> Settings:
-    """Read the settings of this process; a mistake is one line and exit code 2, not a traceback."""
-    return _or_exit(read_settings)
-
-
-def port_or_exit() -> int:
-    """Read the port; a mistake is one line and exit code 2, not a traceback."""
-    return _or_exit(read_port)
-
-
-def _or_exit(read: Callable[[Mapping[str, str]], T]) -> T:
-    try:
-        return read(os.environ)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-
-
-def _default_workers(device: str) -> int:
-    """Return how many processes suit the machine.
-
-    A compiled program holds Python's lock while it runs, so on a CPU several processes of one thread do more than one
-    process of several threads. PyTorch, which knows whether there is a GPU, is too slow to ask here.
-    """
-    gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
-    return 1 if gpu else min(MOST_WORKERS, cores())
-
-
-def _number(variable: str, text: str, *, whole: bool) -> float:
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < 10**12:
-        raise UserError(f"{variable}={text}: it must be a {'whole ' if whole else ''}number above 0")
-    return value
+def _describe(error: ValidationError) -> str:
+    """Return one line about the first invalid value; a token is not shown."""
+    first = error.errors()[0]
+    if not first["loc"]:  # of a rule that spans several settings
+        return str(first["ctx"]["error"])
+    variable = str(first["loc"][0])
+    if first["type"] == "too_short":
+        return f"{variable} is empty: set a token, or unset it to require none"
+    field = next(field for field in Settings.model_fields.values() if field.validation_alias == variable)
+    limits = [(name, getattr(bound, name, None)) for bound in field.metadata for name in ("gt", "ge", "le")]
+    bounds = {name: limit for name, limit in limits if limit is not None}
+    kind = "a whole number, {ge} to {le}" if field.annotation is int else "a number above {gt}, at most {le}"
+    return f"{variable}={first['input']}: it must be {kind.format(**bounds)}"

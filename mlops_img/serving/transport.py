@@ -1,41 +1,41 @@
-"""Closing a connection in order: a plain close would reset it, and with it the answer that is on its way."""
+"""Closing a connection in two steps: closing it at once would reset it, and with it the response that is under way."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-# Seconds in which the client may read the answer and close its side.
+# Seconds in which the client may read the response and close its side.
 LINGER = 2.0
 
 
 class LingeringTransport:
-    """A transport that is closed in two steps (RFC 9112, 9.6).
+    """A transport that is closed in two steps (RFC 9112, section 9.6).
 
-    If bytes of the client are unread when a socket is closed, the kernel sends a reset, on which the client's system
-    may throw away the answer. So only the sending side is closed at first; what still comes must be discarded by the
-    protocol, which sees that `is_closing()` is true. Everything else is passed on to the transport itself.
+    If a socket is closed with received bytes unread, the kernel sends a reset, on which the client's system may
+    discard the response. So only the sending side is closed at first. What is still received must be discarded by the
+    protocol, which sees that `is_closing()` is true. Everything else is passed on to the wrapped transport.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._lingering: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
         """Return whether nothing more may be written."""
-        return self._lingering is not None or self._transport.is_closing()
+        return self._timer is not None or self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Write, unless nothing more may be written."""
+        """Write, unless the transport is closing."""
         if not self.is_closing():
             self._transport.write(data)
 
     def close(self) -> None:
-        """Send what is written, then the end; close the connection when the client does, or after `LINGER`."""
+        """Send what is buffered and the end of the stream; close when the client does, or after `LINGER` seconds."""
         if self.is_closing():
             return
         if not self._transport.can_write_eof():  # TLS
@@ -43,9 +43,9 @@ class LingeringTransport:
             return
         self._transport.write_eof()
         self._transport.resume_reading()
-        self._lingering = self._loop.call_later(LINGER, self._transport.abort)
+        self._timer = self._loop.call_later(LINGER, self._transport.abort)
 
-    def forget(self) -> None:
+    def cancel_timer(self) -> None:
         """Cancel the timer: the connection is closed."""
-        if self._lingering is not None:
-            self._lingering.cancel()
+        if self._timer is not None:
+            self._timer.cancel()

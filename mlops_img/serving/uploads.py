@@ -1,4 +1,4 @@
-"""From uploaded bytes to the pixels a program takes: what the header says, then the decoder that training used."""
+"""From the bytes of an upload to the pixels of the model: check the header, then decode as training did."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mlops_img.bundle.predictor import Predictor
-from mlops_img.preprocessing.decode import JPEG_MAGIC, BadImageError, UnsupportedImageError
+from mlops_img.preprocessing.decode import JPEG_MAGIC, UNSUPPORTED, BadImageError, UnsupportedImageError
 from mlops_img.preprocessing.unsupported import unsupported_kind
 from mlops_img.serving.errors import Code, RequestError
 
-# Others are refused unread: fewer decoders that strangers' bytes can reach. MPO, several JPEGs in one, counts as JPEG.
+# Other formats are refused undecoded: every decoder is attack surface. MPO, several JPEGs in one file, counts as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# What their files begin with: one that no reader identifies is then damaged.
+# The first bytes of their files. One that begins so but cannot be identified is damaged.
 SIGNATURES = (JPEG_MAGIC, b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
-# How a scan of a JPEG begins. A progressive one goes over all pixels with every scan: encoders write about ten, and
-# 20 MB have room for hundreds of thousands, which would keep a decoder busy for an hour. libtiff has the same limit.
+# The start of a scan in a JPEG. Each scan of a progressive JPEG updates all pixels: encoders write about ten, but 20 MB
+# have room for hundreds of thousands, which would keep a decoder busy for an hour. libtiff has the same limit.
 START_OF_SCAN = b"\xff\xda\x00"
 MAX_SCANS = 100
 
@@ -29,20 +29,20 @@ def prepare_upload(predictor: Predictor, data: bytes, max_pixels: int) -> Tensor
     """Decode one upload as evaluation does: uint8 (3, side, side).
 
     Args:
-        predictor: whose preprocessing it is.
-        data: of the file.
-        max_pixels: width x height that is accepted.
+        predictor: supplies the preprocessing.
+        data: contents of the file.
+        max_pixels: limit of width x height.
 
     Raises:
-        RequestError: empty, no image of `FORMATS`, of a kind that is not supported, too many pixels or scans, or
-            damaged.
+        RequestError: the file is empty, damaged, not an image of `FORMATS`, of an unsupported kind, or has too many
+            pixels or scans.
     """
     if not data:
         raise RequestError(Code.BAD_IMAGE, "The file is empty.")
-    image = _opened(data, max_pixels)
+    image = _open(data, max_pixels)
     try:
-        # JPEGs take libjpeg-turbo's fast path from their bytes; all else is decoded by the one decoder that the
-        # header was found to be for.
+        # JPEGs are decoded from their bytes by libjpeg-turbo, which is faster; other formats by the decoder that
+        # identified the header.
         return predictor.prepare(data if data.startswith(JPEG_MAGIC) else image)
     except UnsupportedImageError as error:
         raise _unsupported(str(error)) from None
@@ -51,26 +51,26 @@ def prepare_upload(predictor: Predictor, data: bytes, max_pixels: int) -> Tensor
         raise _damaged() from None
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         kind = unsupported_kind(data)
         if kind is not None:
-            raise _unsupported(f"{kind}: not supported. Convert it to PNG or to an ordinary JPEG") from None
+            raise _unsupported(UNSUPPORTED.format(kind)) from None
         if data.startswith(SIGNATURES):
             raise _damaged() from None
         known = ", ".join(FORMATS)
-        raise RequestError(Code.NOT_AN_IMAGE, f"This is not an image of a known format ({known}).") from None
+        raise RequestError(Code.NOT_AN_IMAGE, f"This is not an image of a supported format ({known}).") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(max_pixels) from None
-    except Exception as error:  # Pillow's readers answer damage with many kinds of exceptions
+    except Exception as error:  # Pillow's readers raise many kinds of exceptions for damaged files
         log.debug("refused an image's header: %s", error)
         raise _damaged() from None
     if image.width * image.height > max_pixels:
         raise _too_many_pixels(max_pixels)
     if data.startswith(JPEG_MAGIC) and data.count(START_OF_SCAN) > MAX_SCANS:
-        raise RequestError(Code.BAD_IMAGE, f"The image has more than {MAX_SCANS} scans: save it anew.")
+        raise RequestError(Code.BAD_IMAGE, f"The image has more than {MAX_SCANS} scans: save it again with fewer.")
     return image
 
 

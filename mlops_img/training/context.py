@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.runs.folder import RunFolder
 from mlops_img.runs.tracking import Tracker
 from mlops_img.training.setup import Setup
@@ -35,11 +36,11 @@ class RunContext:
         folder: of the run.
         tracker: of its metrics.
         clock: started with the run.
-        skipped: training images that could not be decoded, path to reason; grows while training.
+        skipped: training images that could not be decoded; grows while training.
     """
 
     setup: Setup
     folder: RunFolder
     tracker: Tracker
     clock: RunClock
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: SkippedImages = field(default_factory=SkippedImages)

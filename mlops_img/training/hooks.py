@@ -7,7 +7,6 @@ import math
 
 from torch import Tensor
 
-from mlops_img.core.files import write_json
 from mlops_img.evaluation.metrics import METRICS, summarize
 from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.training.context import RunContext
@@ -73,7 +72,7 @@ class RunHooks:
     def save(self, state: TrainState) -> None:
         """Write a checkpoint, and the list of the images skipped so far."""
         if self.run.skipped:
-            write_json(self.run.folder.skipped, self.run.skipped)
+            self.run.skipped.write(self.run.folder.skipped)
         state.seconds = self.run.clock.seconds
         self.checkpoints.save(state)
 

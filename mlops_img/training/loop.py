@@ -17,7 +17,7 @@ from mlops_img.core.memory import freed_memory_kept
 from mlops_img.core.precision import Precision
 from mlops_img.core.seeding import seed_step
 from mlops_img.data.augment import BatchAugment
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import StoppedOnRequest
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
@@ -42,9 +42,12 @@ class Recipe:
     channels_last: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class Intervals:
-    """When, in optimizer steps, something else happens between two steps; 0 is never."""
+    """When, in optimizer steps, something else happens between two steps; 0 is never.
+
+    `total` may change while a run is under way (train.max_minutes).
+    """
 
     total: int
     epoch: int

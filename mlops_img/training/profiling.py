@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from mlops_img.core.files import write_text
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 
 SKIP_STEPS = 2  # the first ones allocate memory and choose kernels
 WARMUP_STEPS = 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ import torch
 
 from mlops_img.config.train import Config
 from mlops_img.core.files import point_link, write_json
-from mlops_img.data.loader import skip_or_raise
+from mlops_img.data.loader import handle_bad_images
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confidence import with_interval
 from mlops_img.evaluation.evaluator import evaluate_splits, load_trained, read_pixels, warn_of_few_images
@@ -27,6 +28,8 @@ from mlops_img.training.context import RunClock, RunContext
 from mlops_img.training.hooks import RunHooks, out_of_patience
 from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
+from mlops_img.training.paced_hooks import PacedHooks
+from mlops_img.training.probe import probe
 from mlops_img.training.profiling import profiled
 from mlops_img.training.samples import show_training_samples
 from mlops_img.training.setup import Setup, set_up, training_batches
@@ -78,7 +81,7 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
         config.tracking, folder.path, {**as_plain(config), "data_md5": data}, setup.state.tracking_id
     )
     setup.state.tracking_id = tracker.run_id
-    skipped = folder.read_skipped() if checkpoint is not None else {}
+    skipped = SkippedImages.read(folder.skipped) if checkpoint is not None else SkippedImages()
     context = RunContext(setup, folder, tracker, clock, skipped)
     summary = None
     try:
@@ -125,6 +128,9 @@ def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
     """Put the run back to where it was when it saved this checkpoint."""
     changes = check_unchanged(as_plain(setup.config), setup.dataset.fingerprint, checkpoint)
     setup.state.load_dict(checkpoint)
+    if setup.pace is not None and setup.state.marks:
+        setup.pace.restore(setup.state.marks)
+        setup.intervals.total = setup.pace.total
     log.info("resuming after step %d of %d", setup.state.step, setup.intervals.total)
     for change in changes:
         log.warning("changed since: %s", change)
@@ -144,17 +150,22 @@ def _train(run: RunContext) -> None:
     }
     checkpoints = Checkpoints(run.folder.checkpoints, config.train.keep_checkpoints, about)
     skipped = run.skipped if config.data.on_bad_image == "skip" else None
-    batches = skip_or_raise(training_batches(setup), images, skipped)
+    batches = handle_bad_images(training_batches(setup), images, skipped)
     if config.train.profile_steps:
         batches = profiled(batches, run.folder.path / "profile", config.train.profile_steps)
     with StopRequest() as stop:
-        hooks = RunHooks(run, checkpoints, stop)
+        hooks = PacedHooks(run, checkpoints, stop, setup.pace) if setup.pace else RunHooks(run, checkpoints, stop)
         try:
+            if config.probe.name != "none" and state.step == 0:
+                hooks.end_epoch(state, probe(run))
+                hooks.save(state)
             fit(state, batches, setup.recipe, setup.intervals, hooks)
         except NonFiniteLossError as error:
             raise UserError(_explain_non_finite(error, setup, run.folder)) from None
         finally:
             hooks.progress.close()
+    if setup.pace is not None and state.step < setup.intervals.epoch:
+        log.warning("train.max_minutes=%g ended the training within its first epoch", config.train.max_minutes)
 
 
 def _conclude(run: RunContext) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Samples of the training images after augmentation, as a picture."""
+"""A contact sheet of training images after augmentation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import Tensor
 
 from mlops_img.core.files import write_atomically
 from mlops_img.core.seeding import seed_step
-from mlops_img.data.loader import ShuffledPlans, load_batches
-from mlops_img.reporting.figures import percent
+from mlops_img.data.loader import make_loader
+from mlops_img.data.sampler import ShuffledBatchSampler
 from mlops_img.reporting.pictures import contact_sheet
+from mlops_img.reporting.style import percent
 from mlops_img.runs.folder import RunFolder
 from mlops_img.runs.tracking import Tracker
 from mlops_img.training.setup import Setup
@@ -20,7 +21,7 @@ NAMED_CLASSES = 2  # mixup and cutmix mix two images
 
 
 def show_training_samples(setup: Setup, folder: RunFolder, tracker: Tracker) -> None:
-    """Write the first images of the training, augmented and with their labels, as a picture, and track it."""
+    """Write a contact sheet of the first augmented training images with their labels, and track it."""
     images, labels = augmented_images(setup)
     if not len(images):
         return
@@ -31,15 +32,14 @@ def show_training_samples(setup: Setup, folder: RunFolder, tracker: Tracker) -> 
 
 
 def augmented_images(setup: Setup) -> tuple[list[NDArray[np.uint8]], Tensor]:
-    """Return a few training images, uint8 (h, w, 3), through all augmentation, and their labels.
+    """Return a few training images after all augmentation, uint8 (h, w, 3), and their labels.
 
-    The labels are int64 (n,), or float32 (n, classes) where images were mixed. Images that cannot be decoded are
-    left out.
+    The labels are int64 (n,), or float32 (n, classes) if images were mixed. Images that cannot be decoded are skipped.
     """
     train, recipe = setup.dataset.train, setup.recipe
     count = min(SHOWN, len(train))
-    plans = ShuffledPlans(len(train), count, per_epoch=1, seed=setup.config.seed, start=0, stop=1)
-    (batch,) = load_batches(train, setup.augment, plans, decode=recipe.preprocessing.decode, seed=setup.config.seed)
+    sampler = ShuffledBatchSampler(len(train), count, per_epoch=1, seed=setup.config.seed, start=0, stop=1)
+    (batch,) = make_loader(train, setup.augment, sampler, decode=recipe.preprocessing.decode, seed=setup.config.seed)
     if not len(batch.labels):
         return [], batch.labels
     seed_step(setup.config.seed, 0)

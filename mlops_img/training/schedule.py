@@ -11,8 +11,9 @@ from typing import TypeVar
 from mlops_img.config.train import ScheduleConfig
 from mlops_img.errors import UserError
 
-# From the optimizer step, counted from 0, to the share of the highest learning rate.
-Schedule = Callable[[int], float]
+# From the optimizer step, counted from 0, to the share of the highest learning rate. A step may be a fraction, where a
+# run has another length than its schedule (train.max_minutes).
+Schedule = Callable[[float], float]
 
 LENGTH = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>epochs?|steps?|%)\s*")
 
@@ -35,7 +36,7 @@ class Span:
         """Turn "5 epochs", "500 steps" or "10%" into steps; raises a UserError that names `key` if it is neither."""
         return parse_length(text, key, self.total, self.epoch)
 
-    def after_warmup(self, step: int) -> float:
+    def after_warmup(self, step: float) -> float:
         """Return how far the step is on the way from the warmup's end to the run's end, 0 to 1."""
         return min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
 

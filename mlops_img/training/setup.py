@@ -17,8 +17,10 @@ from mlops_img.config.train import Config
 from mlops_img.core.precision import choose_device, choose_precision, set_tf32, to_device
 from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import BatchAugment, ImageAugment
+from mlops_img.data.batch import Batch
 from mlops_img.data.dataset import Dataset, load_dataset
-from mlops_img.data.loader import Batch, ShuffledPlans, load_batches
+from mlops_img.data.loader import make_loader
+from mlops_img.data.sampler import ShuffledBatchSampler
 from mlops_img.errors import UserError
 from mlops_img.evaluation.evaluator import Evaluator
 from mlops_img.models.build import build_model, normalization
@@ -27,6 +29,7 @@ from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import Intervals, Recipe
 from mlops_img.training.losses import make_loss
 from mlops_img.training.optim import make_optimizer
+from mlops_img.training.pace import Pace
 from mlops_img.training.schedule import make_schedule
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class Setup:
     augment: ImageAugment
     evaluator: Evaluator
     state: TrainState
+    pace: Pace | None = None
 
 
 def set_up(
@@ -89,12 +93,14 @@ def set_up(
     )
     if config.train.compile:
         model.compile()  # after the moving average has copied it
+    schedule = make_schedule(config.schedule, intervals.total, intervals.epoch)
+    pace = Pace(intervals.total) if config.train.max_minutes is not None else None
     recipe = Recipe(
         loss=make_loss(config.loss, dataset.classes, dataset.train.labels).to(device),
         preprocessing=preprocessing,
         augment=BatchAugment(config.augment, len(dataset.classes)),
         precision=precision,
-        schedule=make_schedule(config.schedule, intervals.total, intervals.epoch),
+        schedule=schedule if pace is None else pace.schedule(schedule),
         lr=config.optim.lr,
         seed=config.seed,
         accumulate=config.train.accumulate,
@@ -103,7 +109,7 @@ def set_up(
     )
     augment = ImageAugment(config.augment, preprocessing)
     evaluator = Evaluator.of(config, preprocessing, precision)
-    return Setup(config, dataset, recipe, intervals, augment, evaluator, state)
+    return Setup(config, dataset, recipe, intervals, augment, evaluator, state, pace)
 
 
 def _check_trainable(model: nn.Module, config: Config) -> None:
@@ -138,19 +144,19 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
     """Return the batches from the step on that `setup.state` has reached, to the run's end."""
     config, images = setup.config, setup.dataset.train
     parts = config.train.accumulate
-    plans = ShuffledPlans(
+    sampler = ShuffledBatchSampler(
         size=len(images),
         batch_size=config.train.batch_size,
         per_epoch=setup.intervals.epoch * parts,  # whole steps, so that an epoch's end is always a step's
         seed=config.seed,
         start=setup.state.step * parts,
-        stop=setup.intervals.total * parts,
+        stop=(setup.pace.nominal if setup.pace else setup.intervals.total) * parts,
     )
     device = setup.recipe.precision.device
-    return load_batches(
+    return make_loader(
         images,
         setup.augment,
-        plans,
+        sampler,
         decode=setup.recipe.preprocessing.decode,
         seed=config.seed,
         workers=setup.evaluator.workers,

@@ -14,13 +14,13 @@ from torch import Tensor
 from mlops_img.bundle.folder import new_bundle
 from mlops_img.bundle.manifest import Candidate, Quality
 from mlops_img.bundle.programs import filled_up
-from mlops_img.compression.candidates import Built, fastest
+from mlops_img.compression.candidates import BuiltCandidate, fastest
 from mlops_img.compression.capture import example_images
+from mlops_img.compression.contents import candidates_table
 from mlops_img.compression.measure import cosine, run_over, top1_drop
-from mlops_img.compression.model_card import candidates_table
 from mlops_img.compression.onnx import check_onnx, write_onnx
 from mlops_img.compression.quantize import calibration_rows, quantize
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import UserError
 from mlops_img.evaluation.metrics import Predictions
 from mlops_img.monitoring.reference import FILE, STATISTICS, image_statistics, write_reference
@@ -48,8 +48,8 @@ def test_weights_leave_room_where_products_are_added_in_16_bits(
 ) -> None:
     known = {"architecture": "x86_64", **dict.fromkeys(has, True)}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
-    servable = plain()
-    program = quantize(servable, [example_images(servable.preprocessing, 4)], 4, dynamic=False)
+    exportable = plain()
+    program = quantize(exportable, [example_images(exportable.preprocessing, 4)], 4, dynamic=False)
     weights = [tensor for tensor in program.state_dict.values() if tensor.dtype == torch.int8]
     assert len(weights) == 2
     for weight in weights:
@@ -77,8 +77,8 @@ def test_cosine_is_the_mean_over_images() -> None:
     assert cosine(said([0, 1], labels), said([0, 2], labels)) == pytest.approx(0.5)
 
 
-def built(rate: float, drop: float | None) -> Built:
-    return Built(Candidate(precision="int8-static", images_per_second=rate, top1_drop=drop))
+def built(rate: float, drop: float | None) -> BuiltCandidate:
+    return BuiltCandidate(Candidate(precision="int8-static", images_per_second=rate, top1_drop=drop))
 
 
 def test_the_fastest_that_is_accurate_enough_is_chosen() -> None:
@@ -124,15 +124,15 @@ def test_a_single_image_is_filled_up_and_only_it_is_answered() -> None:
 
 
 def test_programs_run_over_batches_larger_than_they_take() -> None:
-    servable = plain()
+    exportable = plain()
     images = torch.randint(256, (7, 3, 10, 10), dtype=torch.uint8)
     batches = [
         Batch(images[:5], torch.arange(5), torch.arange(5), []),
         Batch(images[5:], torch.arange(5, 7), torch.arange(5, 7), []),
     ]
-    outputs = run_over(servable, batches, max_batch=2)
+    outputs = run_over(exportable, batches, max_batch=2)
     assert outputs.predictions.rows.tolist() == list(range(7))
-    torch.testing.assert_close(outputs.predictions.logits, servable(images)[0])
+    torch.testing.assert_close(outputs.predictions.logits, exportable(images)[0])
     assert outputs.features.shape == (7, 5)
 
 
@@ -169,14 +169,14 @@ def test_reference_keeps_a_sample_and_quantiles_of_all(tmp_path: Path) -> None:
 
 
 def test_onnx_file_computes_what_the_model_computes(tmp_path: Path) -> None:
-    servable = plain()
-    write_onnx(servable, tmp_path / "model.onnx", max_batch=8)
+    exportable = plain()
+    write_onnx(exportable, tmp_path / "model.onnx", max_batch=8)
     images = torch.randint(256, (5, 3, 10, 10), dtype=torch.uint8)
-    assert check_onnx(tmp_path / "model.onnx", servable, [images, images[:1]]) > 0.9999
+    assert check_onnx(tmp_path / "model.onnx", exportable, [images, images[:1]]) > 0.9999
     with torch.no_grad():
-        servable.model.layers[3].weight.neg_()
+        exportable.model.layers[3].weight.neg_()
     with pytest.raises(UserError, match="does not compute"):
-        check_onnx(tmp_path / "model.onnx", servable, [images])
+        check_onnx(tmp_path / "model.onnx", exportable, [images])
 
 
 def test_versions_count_up_and_latest_leads_to_the_newest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

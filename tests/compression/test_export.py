@@ -17,7 +17,7 @@ from safetensors import safe_open
 import mlops_img
 from mlops_img.bundle.folder import read_bundle
 from mlops_img.compression import candidates, workflow
-from mlops_img.compression.model_card import candidates_table
+from mlops_img.compression.contents import candidates_table
 from mlops_img.errors import EXIT_USER_ERROR
 from mlops_img.preprocessing.decode import BadImageError
 from tests.helpers.commands import Outcome
@@ -257,6 +257,7 @@ def test_too_great_a_loss_is_refused_and_leaves_nothing(
     command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates, "top1_drop", lambda before, after, seed: (7.5, (5.0, 10.0)))
+    monkeypatch.setattr(candidates, "by_sensitivity", lambda *_, **__: ["model.conv1", "model.fc"])  # few to try
     outcome = command("mlops_img.export", f"run={run}", "bundles=bundles", *PORTABLE)
     assert outcome.code == EXIT_USER_ERROR
     assert "falls by 7.50 points" in outcome.err

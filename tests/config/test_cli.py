@@ -15,6 +15,8 @@ from tests.helpers.paths import ROOT
 from tests.helpers.shapes import write_shapes
 
 Train = Callable[..., Outcome]
+# The largest group is run first: by one process, while another makes the bundle that most of the other groups need.
+pytestmark = pytest.mark.xdist_group("command_line")
 
 
 def assert_user_error(outcome: Outcome, *said: str) -> None:

@@ -18,6 +18,7 @@ from mlops_img.runs.folder import OVERRIDES_FILE
 from mlops_img.runs.resume import resume_arguments
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.xdist_group("command_line")  # as in test_cli
 PATHS = {"data.root", "model.weights", "runs_dir", "resume"}
 NASTY = (
     "archive (1)",
@@ -48,7 +49,7 @@ def value_of(override: str) -> object:
     """Return what the configuration gets from this override."""
     register_schemas()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("train", overrides=["data=folder", override]).data.root
+        return compose("audit", overrides=["data=folder", override]).data.root  # the smallest that has data
 
 
 @pytest.mark.parametrize("name", [name for name in NASTY if name not in ("a,b", "[2024]", "{a}", "${data.root}")])

@@ -53,7 +53,7 @@ def test_a_data_set_may_have_no_test_split(shapes: Path) -> None:
 def test_the_same_image_in_two_splits_is_refused_and_named(given: Path, one: str, other: str) -> None:
     source, copy = given / one / "circle" / "002.jpg", given / other / "circle" / "another name.jpg"
     shutil.copy(source, copy)
-    with pytest.raises(UserError, match="the same image lies in two splits") as caught:
+    with pytest.raises(UserError, match="the same image is in two splits") as caught:
         load(given)
     assert f"{source} and {copy}. " in str(caught.value)
     assert "data.allow_leakage=true" in str(caught.value)
@@ -83,7 +83,7 @@ def test_one_file_on_two_lines_of_a_table_in_two_splits_is_refused(tmp_path: Pat
         lines.append(f"{number}.png,{'ab'[number % 2]},{('train', 'val', 'test')[number // 2]}")
     lines.append("0.png,a,test")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    with pytest.raises(UserError, match="the same image lies in two splits"):
+    with pytest.raises(UserError, match="the same image is in two splits"):
         load_dataset(CsvConfig(root=str(tmp_path), split_column="split"))
 
 

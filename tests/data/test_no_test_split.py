@@ -15,6 +15,7 @@ from tests.helpers.commands import Outcome
 from tests.helpers.shapes import SHAPES, write_shapes
 
 Command = Callable[..., Outcome]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def test_a_run_says_what_was_split_from_what(train: Command, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Evaluating a finished run again."""
+"""Tests of the evaluate command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photos/ and run/, which was trained on them; not to be changed."""
+    """Return a folder with photos/ and the run trained on them in run/. Read-only."""
 
     def make(root: Path) -> None:
         photos = write_shapes(root / "photos", per_class=20)
@@ -33,13 +33,13 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shared_shapes(trained_once: Path) -> Path:
-    """What the run was trained on."""
+    """Return the data set of the run. Read-only."""
     return trained_once / "photos"
 
 
 @pytest.fixture
 def run(trained_once: Path, tmp_path: Path) -> Path:
-    """A run to evaluate, the test's own to damage."""
+    """Return a copy of the run, which the test may modify."""
     shutil.copytree(trained_once / "run", tmp_path / "runs" / "a")
     (tmp_path / "runs" / "latest").symlink_to("a")
     return tmp_path / "runs" / "a"
@@ -47,14 +47,14 @@ def run(trained_once: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mine(run: Path, shared_shapes: Path, tmp_path: Path) -> Path:
-    """The images that the run was trained on, the test's own to change."""
+    """Return a copy of the data set of the run, which the test may modify."""
     shutil.copytree(shared_shapes, tmp_path / "mine")
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(f"root: {shared_shapes}\n", "root: mine\n"))
     return tmp_path / "mine"
 
 
-def test_evaluation_after_training_equals_evaluation_of_the_run(command: Command, run: Path) -> None:
+def test_evaluate_reproduces_the_result_of_the_training(command: Command, run: Path) -> None:
     after_training = (run / "evaluation" / "test.json").read_text()
     summary = json.loads((run / "summary.json").read_text())
     (run / "evaluation" / "test.json").unlink()
@@ -70,7 +70,7 @@ def test_evaluation_after_training_equals_evaluation_of_the_run(command: Command
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_other_splits(command: Command, run: Path, split: str) -> None:
+def test_train_and_val_splits_can_be_evaluated(command: Command, run: Path, split: str) -> None:
     outcome = command("mlops_img.evaluate", "run=runs/a", f"split={split}")
     assert outcome.code == 0, outcome.err
     result = json.loads((run / "evaluation" / f"{split}.json").read_text())
@@ -78,7 +78,7 @@ def test_other_splits(command: Command, run: Path, split: str) -> None:
     assert f"{split}.top1" in outcome.out
 
 
-def test_moved_data(command: Command, run: Path, shared_shapes: Path, tmp_path: Path) -> None:
+def test_moved_data_give_the_same_result(command: Command, run: Path, shared_shapes: Path, tmp_path: Path) -> None:
     before = (run / "evaluation" / "test.json").read_text()
     shutil.copytree(shared_shapes, tmp_path / "moved")
     assert command("mlops_img.evaluate", "run=runs/a", "data.root=moved").code == 0
@@ -87,7 +87,7 @@ def test_moved_data(command: Command, run: Path, shared_shapes: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["run=runs/none"], "run=runs/none: there is no run"),
         (["run=runs/a", "split=tset"], "split=tset: it can be train, val, test. Did you mean 'test'?"),
@@ -100,26 +100,32 @@ def test_moved_data(command: Command, run: Path, shared_shapes: Path, tmp_path: 
         (["run=runs/a", "data=floder", "data.root=x"], "data=floder: there is no such option"),
         (["run=runs/a", "data=csv", "data.rot=x"], "data.rot: there is no such key. Did you mean 'root'?"),
         (["run=runs/a", "data.table=x.csv"], "data.table: there is no such key"),
-        (["run=runs/a", "data=folder", "data.root=x", "data.image_size=64"], "data.image_size: evaluation prepares"),
+        (
+            ["run=runs/a", "data=folder", "data.root=x", "data.image_size=64"],
+            "data.image_size has no effect: evaluation uses",
+        ),
         (["run=runs/a", "data=folder", "data.root=x", "data.on_bad_image=no"], "data.on_bad_image=no: it can be"),
     ],
 )
-def test_mistakes_are_one_line(command: Command, run: Path, arguments: list[str], said: str) -> None:
+def test_invalid_arguments_exit_with_code_2_and_a_message(
+    command: Command, run: Path, arguments: list[str], message: str
+) -> None:
     outcome = command("mlops_img.evaluate", *arguments)
     assert outcome.code == 2
-    assert said in outcome.err
+    assert message in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
 
 
-def test_data_with_other_classes(command: Command, run: Path, tmp_path: Path) -> None:
+def test_unknown_classes_are_an_error(command: Command, run: Path, tmp_path: Path) -> None:
     write_shapes(tmp_path / "other", 10)
     (tmp_path / "other" / "circle").rename(tmp_path / "other" / "disc")
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=other")
     assert outcome.code == 2
-    assert f"data.root=other has other classes than {run} was trained on: 'disc'. " in outcome.err
-    assert "The run knows 'circle', 'square', 'stripes'." in outcome.err
+    assert f"data.root=other has classes that {run} was not trained on: 'disc'. " in outcome.err
+    assert "The classes of the run are 'circle', 'square', 'stripes'." in outcome.err
 
 
-def test_data_that_changed_in_place_are_warned_of_and_the_result_of_the_training_is_kept(
+def test_changed_data_log_a_warning_and_keep_the_result_of_the_training(
     command: Command, run: Path, mine: Path
 ) -> None:
     before = (run / "evaluation" / "test.json").read_bytes()
@@ -134,17 +140,17 @@ def test_data_that_changed_in_place_are_warned_of_and_the_result_of_the_training
     assert json.loads(other.read_text())["n"] == 7
 
 
-def test_other_figures_than_those_of_the_training_go_beside_them(
+def test_a_result_that_differs_from_the_training_is_written_to_a_subfolder(
     command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert command("mlops_img.evaluate", "run=runs/a").code == 0
     assert (run / "evaluation" / "test.json").read_bytes() == before[run / "evaluation" / "test.json"]
-    # As another precision would: every figure a little different.
+    # Simulates another precision, which changes every metric slightly.
     monkeypatch.setattr("mlops_img.evaluation.evaluator.fit_temperature", lambda predictions: 1.25)
     outcome = command("mlops_img.evaluate", "run=runs/a", "train.precision=fp32", "train.device=cpu")
     assert outcome.code == 0, outcome.err
-    assert "the result of the training, is kept: this one differs" in outcome.out
+    assert "is the result of the training and is kept: this result differs" in outcome.out
     place = run / "evaluation" / "cpu-float32"
     assert json.loads((place / "test.json").read_text())["temperature"] == 1.25
     assert (place / "report" / "index.html").is_file()
@@ -153,7 +159,7 @@ def test_other_figures_than_those_of_the_training_go_beside_them(
     }
 
 
-# A data set that stands alone.
+# Evaluation of another data set.
 
 
 def holdout_result(run: Path, outcome: Outcome) -> dict[str, Any]:
@@ -170,7 +176,7 @@ def own_files(run: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_class_folders_are_evaluated_whole_beside_the_own_result(
+def test_class_folders_without_splits_are_evaluated_as_a_whole(
     command: Command, run: Path, tmp_path: Path, split: str
 ) -> None:
     write_shapes(tmp_path / "holdout", 7, seed=5)
@@ -184,10 +190,10 @@ def test_class_folders_are_evaluated_whole_beside_the_own_result(
     assert result["data"]["identical_to_training"] == 0
     assert own_files(run) == before
     report = next((run / "evaluation").glob("holdout-*")) / "report" / "index.html"
-    assert "evaluated on holdout, a data set of its own: 21 images" in " ".join(report.read_text().split())
+    assert "evaluated on the data set holdout: 21 images" in " ".join(report.read_text().split())
 
 
-def test_other_images_of_the_same_names_and_sizes_are_not_taken_as_the_runs_own(
+def test_other_images_with_the_same_names_and_sizes_are_another_data_set(
     command: Command, run: Path, mine: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(mine, tmp_path / "holdout")
@@ -195,7 +201,7 @@ def test_other_images_of_the_same_names_and_sizes_are_not_taken_as_the_runs_own(
         path.write_bytes(path.read_bytes() + b"\0")
     for path in mine.rglob("*.jpg"):
         path.write_bytes(path.read_bytes() + b"\1")
-    # Both sets now have the fingerprint of the other.
+    # Both data sets now have the same fingerprint.
     checkpoint = run / "checkpoints" / "best.pt"
     config = FolderConfig(root=str(mine), image_size=32, crop_pct=1.0)
     sizes = load_dataset(config).fingerprint
@@ -206,15 +212,15 @@ def test_other_images_of_the_same_names_and_sizes_are_not_taken_as_the_runs_own(
     assert result["n"] == 60
 
 
-def test_a_set_with_only_a_test_folder(command: Command, run: Path, tmp_path: Path) -> None:
+def test_data_set_with_only_a_test_folder(command: Command, run: Path, tmp_path: Path) -> None:
     write_shapes(tmp_path / "only" / "test", 4, seed=5)
     assert holdout_result(run, command("mlops_img.evaluate", "run=runs/a", "data.root=only"))["n"] == 12
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=only", "split=val")
     assert outcome.code == 2
-    assert "split=val: only has no val split, but test. Choose one with split=..." in outcome.err
+    assert "split=val: only has no val split. Set split to one of: test" in outcome.err
 
 
-def test_the_split_asked_for_of_a_set_with_splits(command: Command, run: Path, tmp_path: Path) -> None:
+def test_data_set_with_splits_is_evaluated_on_the_requested_split(command: Command, run: Path, tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         write_shapes(tmp_path / "given" / split, 2 + number, seed=5 + number)
     for number, split in enumerate(("train", "val", "test")):
@@ -222,7 +228,7 @@ def test_the_split_asked_for_of_a_set_with_splits(command: Command, run: Path, t
         assert holdout_result(run, outcome)["n"] == 3 * (2 + number)
 
 
-def test_a_table_of_a_run_on_folders(command: Command, run: Path, tmp_path: Path) -> None:
+def test_csv_data_set_for_a_run_trained_on_class_folders(command: Command, run: Path, tmp_path: Path) -> None:
     write_shapes(tmp_path / "holdout" / "images", 3, seed=5)
     files = sorted((tmp_path / "holdout" / "images").rglob("*.jpg"))
     lines = [f"{path.relative_to(tmp_path / 'holdout')},{path.parent.name}" for path in files]
@@ -233,7 +239,7 @@ def test_a_table_of_a_run_on_folders(command: Command, run: Path, tmp_path: Path
     assert result["data"]["source"] == "csv"
 
 
-def test_a_table_of_test_images_only_of_a_run_on_a_table(
+def test_csv_data_set_with_only_test_images_for_a_run_trained_on_csv(
     command: Command, train: Command, shared_shapes: Path, tmp_path: Path
 ) -> None:
     for name, root, split in (("own", shared_shapes, ""), ("new", write_shapes(tmp_path / "n", 3, seed=5), "test")):
@@ -248,29 +254,29 @@ def test_a_table_of_test_images_only_of_a_run_on_a_table(
     assert holdout_result(tmp_path / "runs" / "a", command("mlops_img.evaluate", "data.root=new"))["n"] == 9
 
 
-def test_fewer_classes_than_the_run_and_only_one(command: Command, run: Path, tmp_path: Path) -> None:
+def test_missing_classes_log_a_warning(command: Command, run: Path, tmp_path: Path) -> None:
     for number in range(4):
         path = tmp_path / "holdout" / "stripes" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_shape("stripes", 500 + number).save(path)
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=holdout")
-    assert "holdout: no images of 2 of the run's classes: 'circle', 'square'" in outcome.out
+    assert "holdout: no images for 2 classes of the run: 'circle', 'square'" in outcome.out
     assert [one["support"] for one in holdout_result(run, outcome)["per_class"]] == [0, 0, 4]
 
 
-def test_a_holdout_one_level_further_down_is_named(command: Command, run: Path, tmp_path: Path) -> None:
+def test_error_suggests_the_subfolder_that_holds_the_data_set(command: Command, run: Path, tmp_path: Path) -> None:
     write_shapes(tmp_path / "download" / "archive", 2, seed=5)
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=download")
     assert outcome.code == 2
     assert outcome.err.strip().endswith("set data.root=download/archive")
 
 
-def test_a_holdout_of_another_class_name_names_the_nearest(command: Command, run: Path, tmp_path: Path) -> None:
+def test_error_for_an_unknown_class_suggests_the_nearest_name(command: Command, run: Path, tmp_path: Path) -> None:
     write_shapes(tmp_path / "holdout", 2, seed=5)
     (tmp_path / "holdout" / "stripes").rename(tmp_path / "holdout" / "Stripes")
     outcome = command("mlops_img.evaluate", "run=runs/a", "data.root=holdout")
     assert outcome.code == 2
-    assert "was trained on: 'Stripes'. " in outcome.err
+    assert "was not trained on: 'Stripes'. " in outcome.err
     assert "Did you mean 'stripes'?" in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
 
@@ -284,10 +290,10 @@ def test_copies_of_training_images_are_counted(
     result = holdout_result(run, outcome)
     assert result["n"] == 61
     assert result["data"]["identical_to_training"] == 48
-    assert "more: 48 of the 61 images are byte for byte images that the run was trained on" in outcome.out
+    assert "more: 48 of the 61 images are byte-identical to training images" in outcome.out
 
 
-def test_temperature_is_fitted_again_where_the_run_did_not_note_it(command: Command, run: Path, tmp_path: Path) -> None:
+def test_temperature_is_fitted_again_if_the_summary_lacks_it(command: Command, run: Path, tmp_path: Path) -> None:
     write_shapes(tmp_path / "holdout", 2, seed=5)
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text("{}")
@@ -295,7 +301,7 @@ def test_temperature_is_fitted_again_where_the_run_did_not_note_it(command: Comm
     assert result["temperature"] == pytest.approx(summary["temperature"])
 
 
-def test_without_a_temperature_and_without_the_data_the_probabilities_are_not_calibrated(
+def test_probabilities_are_not_calibrated_without_temperature_and_data(
     command: Command, run: Path, mine: Path, tmp_path: Path
 ) -> None:
     mine.rename(tmp_path / "elsewhere")
@@ -313,7 +319,7 @@ def test_without_a_temperature_and_without_the_data_the_probabilities_are_not_ca
     assert "Name where they are now with data.root=..." in outcome.err
 
 
-def test_an_option_of_data_that_is_the_runs_own_data_is_evaluated_as_its_split(
+def test_data_option_that_names_the_data_of_the_run_evaluates_its_split(
     command: Command, run: Path, shared_shapes: Path
 ) -> None:
     outcome = command("mlops_img.evaluate", "run=runs/a", "data=folder", f"data.root={shared_shapes}")
@@ -322,7 +328,7 @@ def test_an_option_of_data_that_is_the_runs_own_data_is_evaluated_as_its_split(
     assert "test.n                 6" in outcome.out
 
 
-def test_damaged_image_can_be_left_out(command: Command, run: Path, shared_shapes: Path, tmp_path: Path) -> None:
+def test_damaged_images_can_be_skipped(command: Command, run: Path, shared_shapes: Path, tmp_path: Path) -> None:
     shutil.copytree(shared_shapes, tmp_path / "more")
     for path in (tmp_path / "more" / "circle").iterdir():
         path.write_bytes(path.read_bytes()[:-200])
@@ -333,14 +339,14 @@ def test_damaged_image_can_be_left_out(command: Command, run: Path, shared_shape
     assert result["n"] == 40
 
 
-def test_run_without_checkpoint(command: Command, run: Path) -> None:
+def test_missing_checkpoint_is_an_error(command: Command, run: Path) -> None:
     (run / "checkpoints" / "best.pt").unlink()
     outcome = command("mlops_img.evaluate", "run=runs/a")
     assert outcome.code == 2
     assert "best.pt does not exist" in outcome.err
 
 
-def test_damaged_checkpoint(command: Command, run: Path) -> None:
+def test_damaged_checkpoint_is_an_error(command: Command, run: Path) -> None:
     path = run / "checkpoints" / "best.pt"
     path.write_bytes(path.read_bytes()[:-1000])
     outcome = command("mlops_img.evaluate", "run=runs/a")

@@ -1,4 +1,4 @@
-"""The measures, held against scikit-learn, torchmetrics and what is known by construction."""
+"""Tests of the metrics against scikit-learn, torchmetrics and values known by construction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mlops_img.core.precision import Precision
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confusion import (
     confused_pairs,
@@ -46,7 +46,7 @@ def paths(count: int) -> list[str]:
 
 
 def random_predictions(seed: int, classes: int = 10, count: int = 400, present: int | None = None) -> Predictions:
-    """Predictions somewhat better than chance; only the first `present` classes occur as labels."""
+    """Return predictions slightly better than chance; only the first `present` classes occur as labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(present or classes, (count,), generator=generator)
     logits = torch.randn(count, classes, generator=generator) * 2
@@ -61,7 +61,7 @@ def evaluate(predictions: Predictions, temperature: float = 1.0) -> dict[str, An
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("classes", "present"), [(10, 10), (10, 6), (30, 4), (2, 2)])
-def test_measures_are_those_of_scikit_learn(seed: int, classes: int, present: int) -> None:
+def test_metrics_equal_those_of_scikit_learn(seed: int, classes: int, present: int) -> None:
     predictions = random_predictions(seed, classes, present=present)
     result = evaluate(predictions)
     labels, predicted = predictions.labels.numpy(), predictions.logits.argmax(1).numpy()
@@ -83,12 +83,12 @@ def test_measures_are_those_of_scikit_learn(seed: int, classes: int, present: in
         assert result["top5"] == pytest.approx(top5)
 
 
-def test_with_fewer_than_five_classes_the_label_is_always_among_the_first_five() -> None:
+def test_top5_is_1_with_fewer_than_five_classes() -> None:
     assert summarize(random_predictions(0, classes=3))["top5"] == 1.0
 
 
-def test_equal_logits_give_measures_that_agree_with_each_other() -> None:
-    # As bf16 makes them: many classes share the largest logit, and which one counts must be the same everywhere.
+def test_metrics_are_consistent_for_equal_logits() -> None:
+    # In bf16 many classes share the largest logit. All metrics must break the tie in the same way.
     generator = torch.Generator().manual_seed(0)
     logits = torch.randint(0, 2, (300, 40), generator=generator).float()
     predictions = Predictions(logits, torch.randint(40, (300,), generator=generator), torch.arange(300))
@@ -100,7 +100,7 @@ def test_equal_logits_give_measures_that_agree_with_each_other() -> None:
     assert round(right) == hits
 
 
-def test_logits_that_round_to_the_same_probability_are_still_told_apart() -> None:
+def test_prediction_is_the_largest_logit_even_if_probabilities_are_equal() -> None:
     logits = torch.tensor([[1e-9, 2e-9]])
     assert logits.softmax(1)[0, 0] == logits.softmax(1)[0, 1]
     result = evaluate(Predictions(logits, torch.tensor([1]), torch.tensor([0])))
@@ -110,7 +110,7 @@ def test_logits_that_round_to_the_same_probability_are_still_told_apart() -> Non
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_calibration_error_is_that_of_torchmetrics(seed: int, temperature: float) -> None:
+def test_calibration_error_equals_that_of_torchmetrics(seed: int, temperature: float) -> None:
     predictions = random_predictions(seed, count=2000)
     wanted = multiclass_calibration_error(
         predictions.probabilities(temperature), predictions.labels, num_classes=10, n_bins=15, norm="l1"
@@ -120,7 +120,7 @@ def test_calibration_error_is_that_of_torchmetrics(seed: int, temperature: float
     assert result[key] == pytest.approx(wanted.item(), abs=1e-5)
 
 
-def test_bins_without_images_are_empty_and_do_not_count() -> None:
+def test_bins_without_images_hold_none_and_are_ignored_by_the_calibration_error() -> None:
     sure = Predictions(torch.tensor([[50.0, 0.0], [50.0, 0.0]]), torch.tensor([0, 1]), torch.tensor([0, 1]))
     result = evaluate(sure)
     filled = [row for row in result["reliability"] if row["count"]]
@@ -130,7 +130,7 @@ def test_bins_without_images_are_empty_and_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
-def test_fitted_temperature_is_the_one_that_spoilt_the_logits(true: float) -> None:
+def test_fitted_temperature_recovers_the_factor_of_scaled_logits(true: float) -> None:
     generator = torch.Generator().manual_seed(0)
     calibrated = torch.randn(20000, 5, generator=generator) * 2
     labels = torch.multinomial(calibrated.softmax(1), 1, generator=generator).squeeze(1)
@@ -145,12 +145,12 @@ def test_fitted_temperature_is_the_one_that_spoilt_the_logits(true: float) -> No
     assert true == 1.0 or result["ece"] > 3 * result["ece_calibrated"]
 
 
-def test_temperature_of_faultless_predictions_is_finite() -> None:
+def test_temperature_of_predictions_without_mistakes_is_finite() -> None:
     predictions = Predictions(torch.eye(4) * 5, torch.arange(4), torch.arange(4))
     assert 0.04 < fit_temperature(predictions) < 1
 
 
-def test_mistakes_are_listed_surest_first_with_their_images() -> None:
+def test_mistakes_are_sorted_by_confidence() -> None:
     predictions = random_predictions(1, count=500)
     result = evaluate(predictions, temperature=2.0)
     mistakes = result["mistakes"]
@@ -169,21 +169,21 @@ def test_mistakes_are_listed_surest_first_with_their_images() -> None:
         )
 
 
-def test_without_mistakes_the_list_is_empty() -> None:
+def test_mistakes_are_empty_if_all_predictions_are_correct() -> None:
     assert evaluate(Predictions(torch.eye(4), torch.arange(4), torch.arange(4)))["mistakes"] == []
 
 
 @pytest.mark.parametrize(("classes", "count"), [(10, 400), (2, 3), (3, 1)])
-def test_everything_is_plain_json(classes: int, count: int) -> None:
+def test_result_can_be_stored_as_json(classes: int, count: int) -> None:
     predictions = random_predictions(0, classes, count)
     result = evaluate(predictions, fit_temperature(predictions))
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-# --- many classes ------------------------------------------------------------------------------------
+# Many classes
 
 
-def test_the_stored_confusion_grows_with_the_images_and_not_with_pairs_of_classes() -> None:
+def test_size_of_the_stored_confusion_matrix_depends_on_images_and_not_on_class_pairs() -> None:
     classes, count = 3000, 500
     result = evaluate(random_predictions(0, classes, count))
     cells = result["confusion"]["cells"]
@@ -193,7 +193,7 @@ def test_the_stored_confusion_grows_with_the_images_and_not_with_pairs_of_classe
     assert len(json.dumps(result)) < 1_000_000  # a dense matrix alone takes 27 MB
 
 
-def test_the_confusion_of_earlier_versions_is_read_as_well() -> None:
+def test_dense_confusion_matrix_of_earlier_versions_can_be_read() -> None:
     dense = [[3, 1, 0], [0, 0, 0], [2, 0, 5]]
     matrix = read_confusion(dense, 3)
     assert matrix.toarray().tolist() == dense
@@ -203,7 +203,7 @@ def test_the_confusion_of_earlier_versions_is_read_as_well() -> None:
     assert most_confused(dense, ["a", "b", "c"]) == most_confused(stored, ["a", "b", "c"])
 
 
-def test_the_most_confused_pairs_come_first_and_equal_ones_by_their_share() -> None:
+def test_confused_pairs_are_sorted_by_count_and_then_by_share() -> None:
     labels = np.repeat([0, 1, 2, 2], [3, 2, 2, 6])
     predicted = np.repeat([1, 1, 0, 2], [3, 2, 2, 6])
     labels, predicted = np.append(labels, [1, 1]), np.append(predicted, [2, 2])
@@ -213,7 +213,7 @@ def test_the_most_confused_pairs_come_first_and_equal_ones_by_their_share() -> N
     assert confused_pairs(count_confusion([0, 1], [0, 1], 2)) == []
 
 
-def test_the_measures_do_not_depend_on_the_size_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = random_predictions(0, classes=30, count=401)
     whole = evaluate(predictions, fit_temperature(predictions))
     monkeypatch.setattr("mlops_img.evaluation.metrics.PART_VALUES", 100)
@@ -223,7 +223,7 @@ def test_the_measures_do_not_depend_on_the_size_of_the_parts(monkeypatch: pytest
     assert [row["path"] for row in parts["mistakes"]] == [row["path"] for row in whole["mistakes"]]
 
 
-def test_the_fitted_temperature_is_that_of_the_whole_cross_entropy_in_float64() -> None:
+def test_fitted_temperature_minimizes_the_cross_entropy_in_float64() -> None:
     predictions = random_predictions(3, classes=40, count=20_000)
     logits, labels = predictions.logits.double(), predictions.labels
 
@@ -234,11 +234,11 @@ def test_the_fitted_temperature_is_that_of_the_whole_cross_entropy_in_float64() 
     assert fit_temperature(predictions) == pytest.approx(wanted, rel=1e-6)
 
 
-# --- predicting --------------------------------------------------------------------------------------
+# Predictions
 
 
 class Brightness(nn.Module):
-    """Logits that follow from the mean of each image; counts how it was called."""
+    """A model whose logits depend on the mean of each image; records its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ def batches(*sizes: int) -> list[Batch]:
 SQUARE = Preprocessing(4, 1.0, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 
-def test_predicting_sees_each_image_once_in_evaluation_mode_and_changes_nothing() -> None:
+def test_predict_runs_each_image_once_in_evaluation_mode_and_does_not_change_the_model() -> None:
     model = Brightness()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     given = batches(5, 5, 1)
@@ -282,13 +282,13 @@ def test_predicting_sees_each_image_once_in_evaluation_mode_and_changes_nothing(
     torch.testing.assert_close(predictions.logits, model.eval()(whole).detach())
 
 
-def test_a_model_in_evaluation_mode_stays_in_it() -> None:
+def test_predict_keeps_a_model_in_evaluation_mode() -> None:
     model = Brightness().eval()
     predict(model, batches(2), SQUARE, CPU_FP32)
     assert not model.training
 
 
-def test_predictions_in_bf16_come_out_as_float32() -> None:
+def test_logits_of_bf16_predictions_are_float32() -> None:
     precision = Precision(torch.device("cpu"), torch.bfloat16)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
     predictions = predict(model, batches(4), SQUARE, precision)
@@ -296,7 +296,7 @@ def test_predictions_in_bf16_come_out_as_float32() -> None:
     assert torch.equal(predictions.logits, predictions.logits.bfloat16().float())
 
 
-def test_diverged_weights_are_a_users_mistake_and_not_a_measure() -> None:
+def test_diverged_weights_are_a_user_error() -> None:
     layer = nn.Linear(48, 3)
     nn.init.constant_(layer.weight, float("nan"))
     with pytest.raises(UserError, match=r"logits for 4 of 4 images are not finite.*optim\.lr"):

@@ -1,4 +1,4 @@
-"""A real browser on the service's page, and a watch on what it complains of and where it asks."""
+"""A real browser with the page of the service, which records its problems and its requests."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ARGUMENTS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-# The machine that runs the tests may have much else to do.
-PATIENCE = 60_000  # milliseconds: other tests may keep the machine busy
+# Milliseconds: other processes may keep the machine busy.
+TIMEOUT = 60_000
 TRANSFER = """files => {
     const transfer = new DataTransfer();
     for (const [name, type, data] of files) {
@@ -34,16 +34,16 @@ REPORT_VIOLATIONS = """document.addEventListener("securitypolicyviolation",
 
 @dataclass
 class Tab:
-    """The page, opened.
+    """The page in a tab.
 
     Attributes:
-        page: Playwright's.
-        complaints: errors in the console, the policy's included, exceptions, and requests to anywhere else.
-        expected: parts of complaints that the test means to bring about.
+        page: Playwright's page.
+        problems: console errors, policy violations, exceptions, and requests to other origins.
+        expected: parts of the problems that the test causes on purpose.
     """
 
     page: Page
-    complaints: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
 
     @property
@@ -53,56 +53,56 @@ class Tab:
 
     @property
     def status(self) -> Locator:
-        """The line that is read out."""
+        """The status line, which screen readers announce."""
         return self.page.get_by_role("status")
 
     def choose(self, *files: Path | dict[str, Any]) -> None:
-        """Give files to the input, as its dialog does."""
+        """Give files to the file input, as its dialog does."""
         self.page.set_input_files("#files", list(files))  # type: ignore[arg-type]
 
     def transfer(self, *paths: Path) -> JSHandle:
-        """Return a DataTransfer that holds files, for events that drop or paste."""
+        """Return a DataTransfer with files, for drop and paste events."""
         files = [[path.name, "image/jpeg", base64.b64encode(path.read_bytes()).decode()] for path in paths]
         return self.page.evaluate_handle(TRANSFER, files)
 
     def unexpected(self) -> list[str]:
-        """Return the complaints that the test did not mean to bring about."""
-        return [said for said in self.complaints if not any(part in said for part in self.expected)]
+        """Return the problems that the test did not expect."""
+        return [problem for problem in self.problems if not any(part in problem for part in self.expected)]
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start the browser, and end it with the block."""
+    """Start the browser; it is closed at the end of the block."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        expect.set_options(timeout=PATIENCE)
+        expect.set_options(timeout=TIMEOUT)
         yield browser
         browser.close()
 
 
 def open_tab(browser: Browser, url: str, *, load: bool = True, **options: Any) -> Tab:
-    """Open the page in a context of its own.
+    """Open the page in a new browser context.
 
     Args:
-        browser: of `chromium`.
-        url: of the service.
-        load: False: the test goes to the page itself, after it has set its own routes.
-        options: of Playwright's `new_context`.
+        browser: from `chromium`.
+        url: URL of the service.
+        load: False if the test loads the page itself, for example after it has set routes.
+        options: for Playwright's `new_context`.
     """
     context = browser.new_context(base_url=url, **{"reduced_motion": "reduce", **options})
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(TIMEOUT)
     context.add_init_script(REPORT_VIOLATIONS)
     tab = Tab(context.new_page())
-    # Playwright intercepts dialogs only while somebody listens, and begins to without waiting until it does.
+    # Playwright intercepts file dialogs only while there is a listener, and does not wait until it has begun to.
     tab.page.on("filechooser", lambda _: None)
-    tab.page.on("console", lambda said: tab.complaints.append(said.text) if said.type == "error" else None)
-    tab.page.on("pageerror", lambda error: tab.complaints.append(str(error)))
+    tab.page.on("console", lambda message: tab.problems.append(message.text) if message.type == "error" else None)
+    tab.page.on("pageerror", lambda error: tab.problems.append(str(error)))
     tab.page.on(
         "request",
         lambda request: (
             None
             if request.url.startswith((f"{url}/", "blob:", "data:"))
-            else tab.complaints.append(f"asked {request.url}")
+            else tab.problems.append(f"requested {request.url}")
         ),
     )
     if load:
@@ -110,16 +110,16 @@ def open_tab(browser: Browser, url: str, *, load: bool = True, **options: Any) -
     return tab
 
 
-def contrast(page: Page, element: str, ground: str, color: str = "color") -> float:
+def contrast(page: Page, element: str, background: str, color: str = "color") -> float:
     """Return WCAG's contrast between a color of one element and the background of another (two selectors)."""
     read = "([selector, name]) => getComputedStyle(document.querySelector(selector))[name]"
-    colors = (page.evaluate(read, [element, color]), page.evaluate(read, [ground, "backgroundColor"]))
+    colors = (page.evaluate(read, [element, color]), page.evaluate(read, [background, "backgroundColor"]))
     lighter, darker = sorted((_luminance(color) for color in colors), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 
 
 def _luminance(color: str) -> float:
     assert color.startswith("rgb("), color  # opaque
-    shares = [int(part) / 255 for part in color[4:-1].split(",")]
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    channels = [int(part) / 255 for part in color[4:-1].split(",")]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,4 +1,4 @@
-"""Requests that a stranger may send instead of a form with an image."""
+"""Hostile requests: invalid forms, framing and paths instead of a form with an image."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CHARSETS = ("undefined", "punycode", "utf-16", "zlib", "hex", "idna", "nonsense"
 
 
 def image(**options: bytes | None) -> bytes:
-    """Return the part of a form that is a good image."""
+    """Return the part of a form with a valid image."""
     return part(sound()["png"], **options)
 
 
 def good() -> bytes:
-    """Return a request that is as it should be."""
+    """Return a valid request."""
     return request(form(image()))
 
 
 def wrong_top_k() -> Requests:
-    """Return numbers of classes that are none."""
+    """Return requests with an invalid number of classes."""
     values = ("0", "-1", "1e9", "1000000000", "9" * 30, "9" * 5000, "abc", "", " ", "\0", "5\0", "1.5", "nan", "inf")
     more = ("٣", "0x5", "true", "null", "5;ls", "[5]", '{"a": 5}', "1_0_0_0_0")
     requests = {
@@ -45,7 +45,7 @@ def wrong_top_k() -> Requests:
 
 
 def wrong_forms() -> Requests:
-    """Return forms that are broken, that lack the image, or have too much of something."""
+    """Return forms that are malformed, lack the image, or exceed a limit."""
     whole = form(image())
     parts = {
         "wrong field": [part(sound()["png"], b"file")],
@@ -88,10 +88,10 @@ def wrong_forms() -> Requests:
 
 
 def other_types(address: str) -> Requests:
-    """Return bodies of other types, many of which name an address instead of holding an image."""
-    said = json.dumps({"image": address, "url": address, "top_k": 1}).encode()
+    """Return bodies of other content types, many with a URL instead of an image."""
+    body = json.dumps({"image": address, "url": address, "top_k": 1}).encode()
     bodies = {
-        "application/json": said,
+        "application/json": body,
         "application/vnd.bentoml+pickle": b"cos\nsystem\n(S'touch /tmp/owned'\ntR.",
         "application/octet-stream": sound()["png"],
         "application/x-www-form-urlencoded": f"image={address}&top_k=1".encode(),
@@ -105,7 +105,7 @@ def other_types(address: str) -> Requests:
 
 
 def addresses(address: str) -> Requests:
-    """Return forms with an address where the image should be."""
+    """Return forms with a URL instead of an image."""
     svg = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink"><image xlink:href="{address}"/></svg>'
     texts = {
         "field": part(address.encode(), filename=None),
@@ -123,7 +123,7 @@ def addresses(address: str) -> Requests:
 
 
 def wrong_lengths() -> Requests:
-    """Return requests that say wrongly how long they are, or are too long."""
+    """Return requests whose length is wrong or too large."""
     whole = form(image())
     values = ("-5", "+5", "abc", "1e3", "0x10", "1 2", "5,5", " ", "9" * 30, "\xb2")
     requests: Requests = {f"length {value[:10]!r}": request(whole, length=value) for value in values}
@@ -156,7 +156,7 @@ def wrong_lengths() -> Requests:
 
 
 def wrong_addresses() -> Requests:
-    """Return requests for what is not there, or in a way that is not meant."""
+    """Return requests with unknown paths or wrong methods."""
     paths = {
         "deep": "/a" * 5000,
         "as long as fits": "/" + "a" * 60_000,
@@ -192,7 +192,7 @@ def wrong_addresses() -> Requests:
 
 
 def not_http() -> Requests:
-    """Return bytes that are no request, or one without measure."""
+    """Return bytes that are not a request, or one of unlimited size."""
     return {
         "zeros": bytes(1000),
         "noise": bytes(range(256)) * 10,
@@ -208,8 +208,8 @@ def not_http() -> Requests:
     }
 
 
-def never_finished(trickle: Iterator[bytes]) -> Requests:
-    """Return requests whose end never comes; one of them trickles on."""
+def never_finished(slow_bytes: Iterator[bytes]) -> Requests:
+    """Return requests that never end; one of them sends a byte now and then."""
     half = form(image())[:500]
     chunked = request(length=None, Transfer_Encoding="chunked")
     return {
@@ -224,5 +224,5 @@ def never_finished(trickle: Iterator[bytes]) -> Requests:
         "one chunk": chunked + b"%x\r\n%s\r\n" % (len(half), half),
         "half a chunk": chunked + b"ffff\r\n" + half,
         "a form without its end": chunked + b"%x\r\n%s\r\n" % (len(half), half[:-2] + b"\r\n"),
-        "a body that trickles": itertools.chain([request(half, length="100000")], trickle),
+        "a body sent slowly": itertools.chain([request(half, length="100000")], slow_bytes),
     }

@@ -1,4 +1,4 @@
-"""Files that a stranger may send instead of an image, by the thousand and always the same ones."""
+"""Hostile uploads: hundreds of damaged, foreign and oversized files, the same in every run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "lzw tiff": ("TIFF", {"compression": "tiff_lzw"}),
     "jpeg tiff": ("TIFF", {"compression": "jpeg"}),
 }
-# Pillow reads these too, and nobody may reach its readers for them.
+# Pillow reads these formats too, but uploads must not reach its readers.
 FOREIGN = ("AVIF", "DDS", "EPS", "ICNS", "ICO", "JPEG2000", "PCX", "PDF", "PPM", "QOI", "SGI", "TGA")
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """Return the file of an image."""
+    """Return an image as a file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
@@ -43,7 +43,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 @cache
 def picture() -> Image.Image:
-    """Return a picture that no format makes a tiny file of."""
+    """Return an image with noise, which no format compresses to a tiny file."""
     image = draw_shape("circle", seed=7, side=SIDE)
     grain = np.random.default_rng(0).integers(-20, 20, (image.height, image.width, 3))
     return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
@@ -51,12 +51,12 @@ def picture() -> Image.Image:
 
 @cache
 def sound() -> Files:
-    """Return the picture in each of the formats that are taken."""
+    """Return the image in each of the supported formats."""
     return {name: encoded(picture(), kind, **options) for name, (kind, options) in KINDS.items()}
 
 
 def cut_short() -> Files:
-    """Return files of which up to nine tenths are there."""
+    """Return files truncated to at most nine tenths."""
     return {
         f"{name}, {part}/{CUTS}": data[: len(data) * part // CUTS]
         for name, data in sound().items()
@@ -65,7 +65,7 @@ def cut_short() -> Files:
 
 
 def flipped() -> Files:
-    """Return files with 1, 4, 16 or 64 bytes changed, anywhere or all of them in the header."""
+    """Return files with 1, 4, 16 or 64 bytes changed, anywhere or only in the header."""
     damaged = {}
     for place, (name, data) in enumerate(sound().items()):
         for seed in range(8):
@@ -78,7 +78,7 @@ def flipped() -> Files:
 
 
 def zeroed() -> Files:
-    """Return files of which a stretch is zeros, as a broken disk or transfer leaves them."""
+    """Return files in which a range is zeros, as after a broken transfer."""
     damaged = {}
     for place, (name, data) in enumerate(sound().items()):
         for seed in range(6):
@@ -90,7 +90,7 @@ def zeroed() -> Files:
 
 
 def with_wrong_magic() -> Files:
-    """Return files whose first bytes are another format's, or nobody's."""
+    """Return files whose first bytes belong to another format, or to none."""
     magic = {"jpeg": 3, "png": 8, "webp": 12, "gif": 6, "bmp": 2, "tiff": 4}
     files = sound()
     damaged = {
@@ -105,7 +105,7 @@ def with_wrong_magic() -> Files:
 
 
 def no_images() -> Files:
-    """Return files of other kinds."""
+    """Return files that are not images."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("a.png", sound()["png"])
@@ -132,7 +132,7 @@ def no_images() -> Files:
 
 
 def foreign_formats() -> Files:
-    """Return images of formats that are not taken, and the headers of some that Pillow cannot write."""
+    """Return images of unsupported formats, and headers of some that Pillow cannot write."""
     files = {kind: encoded(picture(), kind) for kind in FOREIGN}
     return files | {
         "PSD": b"8BPS\x00\x01" + bytes(6) + struct.pack(">HIIHH", 3, SIDE, SIDE, 8, 3) + bytes(200),
@@ -151,24 +151,24 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
-def png(width: int, height: int, *, depth: int = 1, colour: int = 0, extra: bytes = b"") -> bytes:
-    """Return a black PNG of any size, in little memory.
+def png(width: int, height: int, *, depth: int = 1, color: int = 0, extra: bytes = b"") -> bytes:
+    """Return a black PNG of any size, made with little memory.
 
     Args:
-        width, height: of it.
-        depth: bits a channel.
-        colour: 0 grey, 2 RGB, 4 grey and alpha, 6 RGBA.
-        extra: chunks before its pixels.
+        width, height: in pixels.
+        depth: bits per channel.
+        color: 0 gray, 2 RGB, 4 gray and alpha, 6 RGBA.
+        extra: chunks before the pixels.
     """
-    row = bytes(1 + (width * depth * {0: 1, 2: 3, 4: 2, 6: 4}[colour] + 7) // 8)
+    row = bytes(1 + (width * depth * {0: 1, 2: 3, 4: 2, 6: 4}[color] + 7) // 8)
     packer = zlib.compressobj(9)
     pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + extra + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
 def tiff(width: int, height: int, pixels: bytes = bytes(16), compression: int = 5, tile: int = 0) -> bytes:
-    """Return a grey TIFF with any compression (5 is LZW, 8 is deflate) and any content, in one strip or tile."""
+    """Return a gray TIFF with any compression (5 is LZW, 8 is deflate) and any content, in one strip or tile."""
     tags = [(256, width), (257, height), (258, 8), (259, compression), (262, 1), (277, 1)]
     start = 8 + 2 + 12 * (len(tags) + (4 if tile else 3)) + 4
     if tile:
@@ -180,22 +180,22 @@ def tiff(width: int, height: int, pixels: bytes = bytes(16), compression: int = 
 
 
 def gif(width: int, height: int, frame: tuple[int, int]) -> bytes:
-    """Return a GIF whose screen and whose only frame are of any size."""
+    """Return a GIF with any size of its screen and of its only frame."""
     screen = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     return screen + struct.pack("<BHHHHB", 0x2C, 0, 0, *frame, 0) + b"\x02\x02\x4c\x01\0;"
 
 
 def bmp(width: int, height: int, compression: int = 0, pixels: bytes = bytes(16)) -> bytes:
-    """Return a BMP with a palette of two colours; with compression 1 its pixels are run lengths."""
+    """Return a BMP with a palette of two colors; with compression 1 its pixels are run-length encoded."""
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, compression, len(pixels), 0, 0, 2, 0)
     head = struct.pack("<IHHI", 62 + len(pixels), 0, 0, 62)
     return b"BM" + head + header + b"\0\0\0\0\xff\xff\xff\0" + pixels
 
 
 def webps(side: int) -> Files:
-    """Return WebPs of any size; the lossless one is whole: of one colour, each size takes the same 36 bytes."""
-    one_colour = encoded(Image.new("RGB", (8, 8), "red"), "WEBP", lossless=True)
-    lossless = bytearray(one_colour)
+    """Return WebPs of any size. The lossless one is complete: with one color, any size takes the same 36 bytes."""
+    one_color = encoded(Image.new("RGB", (8, 8), "red"), "WEBP", lossless=True)
+    lossless = bytearray(one_color)
     lossless[21:25] = struct.pack("<I", (side - 1) | (side - 1) << 14 | lossless[24] >> 4 << 28)
     lossy = bytearray(sound()["webp"])
     lossy[26:30] = struct.pack("<HH", side, side)
@@ -205,7 +205,7 @@ def webps(side: int) -> Files:
 
 
 def too_many_pixels() -> Files:
-    """Return small files with more pixels than memory; some in the header only, some down to the last pixel."""
+    """Return small files with more pixels than memory; some only declare them, some contain them all."""
     jpeg = bytearray(sound()["jpeg"])
     size = jpeg.index(b"\xff\xc0") + 5
     jpeg[size : size + 4] = struct.pack(">HH", 65500, 65500)
@@ -230,7 +230,7 @@ def too_many_pixels() -> Files:
 
 
 def bombs_inside() -> Files:
-    """Return images of a few pixels with something enormous in them, or that claim it."""
+    """Return images of a few pixels that contain, or declare, something very large."""
     much = zlib.compress(bytes(100_000_000), 9)
     text, profile = _chunk(b"zTXt", b"a\0\0" + much), _chunk(b"iCCP", b"a\0\0" + much)
     many = b"".join(_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000), 9)) for _ in range(100))
@@ -239,7 +239,7 @@ def bombs_inside() -> Files:
         "png with many texts": png(8, 8, extra=many),
         "png with an international text": png(8, 8, extra=_chunk(b"iTXt", b"a\0\1\0\0\0" + much)),
         "png with a profile": png(8, 8, extra=profile),
-        "png with a chunk that claims 2 GB": png(8, 8, extra=struct.pack(">I", 2**31 - 1) + b"tEXt"),
+        "png with a chunk that declares 2 GB": png(8, 8, extra=struct.pack(">I", 2**31 - 1) + b"tEXt"),
         "tiff with a huge tile": tiff(8, 8, tile=65_520),
         "tiff with a huge tile, deflate": tiff(8, 8, much, 8, tile=65_520),
         "tiff with the hugest tile": tiff(8, 8, tile=2**31),
@@ -252,13 +252,13 @@ def bombs_inside() -> Files:
 
 
 def progressive_jpeg(side: int, scans: int) -> bytes:
-    """Return a correct grey JPEG that takes `scans` passes over all its pixels, each of some 40 bytes."""
+    """Return a valid gray JPEG with `scans` scans over all pixels, each of about 40 bytes."""
 
     def segment(marker: int, content: bytes) -> bytes:
         return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
     blocks = (-(-side // 8)) ** 2
-    # In each table the code 0 is the only one: "no difference" for the means, "the next 2^14 + n blocks are empty".
+    # Each table has only the code 0: "no difference" for the means, "the next 2^14 + n blocks are empty" for the rest.
     tables = b"".join(segment(0xC4, bytes([kind, 1, *bytes(15), code])) for kind, code in ((0, 0), (0x10, 0xE0)))
     size = segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
     means = segment(0xDA, b"\1\1\0\0\0\0") + bytes(blocks // 8 + 1)

@@ -1,4 +1,4 @@
-"""Requests byte for byte, as no HTTP library would send them."""
+"""HTTP requests byte for byte, which no HTTP library would send."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlops_img.serving.errors import Code
-from mlops_img.serving.middleware import SECURITY_HEADERS
+from mlops_img.serving.responses import SECURITY_HEADERS
 
 BOUNDARY = "edge"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -21,10 +21,10 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """A response.
 
     Attributes:
-        headers: their names in small letters.
+        headers: names in lower case.
     """
 
     status: int
@@ -32,24 +32,24 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """Return the body, parsed."""
+        """Return the parsed body."""
         return json.loads(self.body)
 
 
 def send(url: str, parts: bytes | Iterable[bytes], timeout: float = 30.0) -> Answer | None:
-    """Send bytes and wait for the answer.
+    """Send bytes and wait for the response.
 
     Args:
-        url: of the service; only its host and port count.
-        parts: the request, whole or piece by piece; an answer may come before the last.
-        timeout: seconds that any one step may take.
+        url: URL of the service; only its host and port are used.
+        parts: the request, whole or in parts; the response may arrive before the last part is sent.
+        timeout: seconds for each operation on the socket.
 
     Returns:
-        The first answer that is no interim one; None if the connection was closed without one.
+        The first final response; None if the connection was closed without one.
     """
     where = urlsplit(url)
     with socket.create_connection((where.hostname, where.port), timeout) as connection:
-        # Whoever is refused may find the door shut before all is said; the answer is there nonetheless.
+        # The server may close the connection of a refused request early; the response can be read nevertheless.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for part in [parts] if isinstance(parts, bytes) else parts:
                 connection.sendall(part)
@@ -65,13 +65,13 @@ def send(url: str, parts: bytes | Iterable[bytes], timeout: float = 30.0) -> Ans
 def request(
     body: bytes = b"", *, line: str = "POST /predict HTTP/1.1", length: str | None = "", **headers: str
 ) -> bytes:
-    """Write a request.
+    """Return a request.
 
     Args:
-        body: of it.
-        line: the first one.
-        length: what Content-Length says: "" the truth, None is to leave it out.
-        headers: further ones; `_` in a name stands for `-`.
+        body: body of the request.
+        line: request line.
+        length: value of Content-Length; "" is the size of the body, None omits the header.
+        headers: further headers; `_` in a name stands for `-`.
     """
     fields = {"Host": "127.0.0.1", "Content-Type": FORM}
     if length is not None:
@@ -82,32 +82,32 @@ def request(
 
 
 def form(*parts: bytes) -> bytes:
-    """Write a multipart form of parts."""
+    """Return a multipart form with parts."""
     return b"".join(b"--edge\r\n" + part + b"\r\n" for part in parts) + b"--edge--\r\n"
 
 
 def part(content: bytes, name: bytes = b"image", filename: bytes | None = b"a.png") -> bytes:
-    """Write one part of a form: a file, or a field if there is no filename."""
+    """Return one part of a form: a file, or a text field without a file name."""
     file = b"" if filename is None else b'; filename="' + filename + b'"'
     return b'Content-Disposition: form-data; name="' + name + b'"' + file + b"\r\n\r\n" + content
 
 
-# Nothing of how the service is built: no path, no traceback, no library.
-TELLING = re.compile(
+# What reveals how the service is built: paths, tracebacks, libraries.
+REVEALING = re.compile(
     r"PIL|pillow|traceback|exception|errno|site-packages|\.py\b|(?<![\w.])/\w|<class|0x[0-9a-f]{4}", re.I
 )
 
 
 def problem(answer: Answer) -> Code:
-    """Return the code of an error, which must have the one shape that all of them have."""
+    """Return the code of an error response, and check its shape and headers."""
     assert answer.headers["content-type"] == "application/json", answer
-    said = answer.json()
-    assert set(said) == {"error"}, answer
-    error = said["error"]
+    body = answer.json()
+    assert set(body) == {"error"}, answer
+    error = body["error"]
     assert set(error) == {"code", "message", "request_id"}, answer
     assert answer.status == Code(error["code"]).status, answer
     assert error["request_id"] == answer.headers["x-request-id"], answer
     assert error["message"].endswith("."), answer
-    assert not TELLING.search(error["message"]), answer
+    assert not REVEALING.search(error["message"]), answer
     assert {name.lower() for name in SECURITY_HEADERS} <= answer.headers.keys(), answer
     return Code(error["code"])

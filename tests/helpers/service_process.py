@@ -1,4 +1,4 @@
-"""A real service: `bentoml serve` as a process of its own, on a free port."""
+"""A real service: `bentoml serve` in another process, on a free port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
+import uvicorn
+import uvicorn.loops.auto
+import uvicorn.protocols.http.auto
 
+from mlops_img.serving.protocol import GuardedHttpProtocol
 from tests.helpers.paths import ROOT
 
 READY_WITHIN = 300.0
@@ -24,12 +29,12 @@ READY_WITHIN = 300.0
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs.
+    """A running service.
 
     Attributes:
-        url: of it.
-        process: the supervisor; its children are the workers.
-        log: the file of all it printed.
+        url: URL of the service.
+        process: the supervisor; the workers are its children.
+        log: file with its output.
     """
 
     url: str
@@ -42,11 +47,19 @@ class Service:
         return [int(pid) for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on.
+@contextmanager
+def refused_port() -> Iterator[int]:
+    """Hold a port on which no process listens, and which no other process can take."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
-    It lies below those that the system gives to outgoing connections, of which the tests beside make many: one of
-    them would take it before the service does.
+
+def free_port() -> int:
+    """Return a port that no process listens on.
+
+    It is below the ports of outgoing connections, of which other tests make many: one of them could otherwise take it
+    before the service does.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -55,25 +68,44 @@ def free_port() -> int:
             return port
 
 
+def python_path(folder: Path) -> str:
+    """Return PYTHONPATH with a folder of modules in front."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @contextmanager
-def serving(bundle: Path, folder: Path, **settings: object) -> Iterator[Service]:
-    """Start a service on a bundle, wait until it is ready, and end it with the block.
+def serving(bundle: Path, folder: Path, *, ready: bool = True, **settings: object) -> Iterator[Service]:
+    """Start a service on a bundle, wait until it is ready, and stop it at the end of the block.
 
     Args:
-        bundle: to serve.
-        folder: for its log and metrics.
-        settings: as in MLOPS_IMG_..., in small letters; one worker with one thread unless told otherwise.
+        bundle: folder of the bundle.
+        folder: for its log and the modules of plugins.
+        ready: False: do not wait.
+        settings: as in MLOPS_IMG_..., in lower case; by default one worker with one thread and a timeout of a
+            minute, since the machine may be busy.
     """
-    wanted = {"bundle": bundle, "workers": 1, "threads": 1, **settings}
+    wanted = {"bundle": bundle, "workers": 1, "threads": 1, "timeout": 60, **settings}
     environment = {f"MLOPS_IMG_{name.upper()}": str(value) for name, value in wanted.items()}
-    home = {"BENTOML_HOME": str(folder / "bentoml")}
-    with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, **environment, **home) as service:
+    environment |= {"BENTOML_HOME": str(folder / "bentoml"), "PYTHONPATH": python_path(folder)}
+    with started("mlops_img.service:ImageClassifier", folder, cwd=ROOT, ready=ready, **environment) as service:
         yield service
 
 
 @contextmanager
-def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) -> Iterator[Service]:
-    """Start `bentoml serve` on a service or an archive, wait until it is ready, and end it with the block."""
+def started(what: str | Path, folder: Path, *, cwd: Path, ready: bool = True, **environment: str) -> Iterator[Service]:
+    """Start `bentoml serve` on a service or an archive; otherwise like `serving`."""
+    service = _start(what, folder, cwd, environment)
+    while ready and not _is_ready(service):
+        # Another process may have taken the port between the check and the start.
+        assert f"port {service.url.rpartition(':')[2]} is in use" in service.log.read_text(), service.log.read_text()
+        service = _start(what, folder, cwd, environment)
+    try:
+        yield service
+    finally:
+        _end(service.process)
+
+
+def _start(what: str | Path, folder: Path, cwd: Path, environment: dict[str, str]) -> Service:
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     log = folder / f"service-{port}.log"
@@ -83,34 +115,49 @@ def started(what: str | Path, folder: Path, *, cwd: Path, **environment: str) ->
             command, cwd=cwd, env=inherited | environment, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-    service = Service(f"http://127.0.0.1:{port}", process, log)
-    try:
-        _wait_until_ready(service)
-        yield service
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    return Service(f"http://127.0.0.1:{port}", process, log)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def restore_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the end of the test undo `replace_uvicorn`."""
+    for name in ("header_timeout", "keep_alive"):
+        monkeypatch.setattr(GuardedHttpProtocol, name, None, raising=False)
+    for module, name in (
+        (uvicorn.protocols.http.auto, "AutoHTTPProtocol"),
+        (uvicorn.loops.auto, "auto_loop_factory"),
+        (uvicorn, "Server"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
 
 
 def until(condition: Callable[[], object], within: float = READY_WITHIN) -> None:
-    """Wait until a condition holds, and fail if it does not."""
+    """Wait until a condition holds; fail after `within` seconds."""
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s"
         time.sleep(0.02)
 
 
-def _wait_until_ready(service: Service) -> None:
+def _is_ready(service: Service) -> bool:
+    """Wait until the service is ready; return False if it ended instead."""
     end = time.monotonic() + READY_WITHIN
-    while time.monotonic() < end and service.process.poll() is None:
+    while service.process.poll() is None:
+        if time.monotonic() > end:
+            _end(service.process)
+            raise AssertionError(service.log.read_text())
         try:
             if httpx.get(f"{service.url}/readyz", timeout=5).status_code == 200:
-                return
+                return True
         except httpx.TransportError:
             time.sleep(0.1)
-    raise AssertionError(service.log.read_text())
+    return False

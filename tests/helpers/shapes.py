@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,15 @@ def draw_shape(kind: str, seed: int, side: int = 40) -> Image.Image:
         for offset in range(0, side, 6):
             draw.line((offset, 0, offset, side * 2), fill=ink, width=2)
     return image
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+EMPTY_PNG = _png(Image.new("RGB", (1, 1)))
 
 
 def write_shapes(root: Path, per_class: int, seed: int = 0, suffix: str = ".jpg") -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mlops_img.config.train import AugmentConfig, OptimConfig
 from mlops_img.core.precision import Precision
 from mlops_img.data.augment import BatchAugment
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.training.loop import Recipe

@@ -254,7 +254,7 @@ def test_unreachable_hub_fails_within_seconds_and_does_not_stop_cached_weights(
     started = time.monotonic()
     with pytest.raises(UserError, match="could not be downloaded"):
         build("test_resnet", weights="hub")
-    assert time.monotonic() - started < 10  # the client by itself goes on trying for three quarters of a minute
+    assert time.monotonic() - started < 30  # the client by itself goes on trying for three quarters of a minute
     assert constants.HF_HUB_OFFLINE is False
     fill(hub_cache)
     build("test_resnet", weights="hub")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mlops_img.preprocessing import decode
 from mlops_img.preprocessing.decode import BadImageError, decode_rgb
 from tests.helpers.shapes import draw_shape
 from tests.preprocessing.test_decode import encoded, noise, oriented, png
@@ -55,7 +56,12 @@ def test_empty_file_and_text_file_have_their_own_messages(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "ICO"])
-def test_damaged_files_are_decoded_or_raise_bad_image_error(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_files_are_decoded_or_raise_bad_image_error(
+    kind: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A damaged size may ask for gigabytes, and still be within the limit.
+    monkeypatch.setattr(decode, "MAX_PIXELS", 10**6)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6 // 2)
     generator = random.Random(kind)
     data = encoded(draw_shape("circle", 0), kind)
     reasons = []

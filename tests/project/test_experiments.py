@@ -18,9 +18,12 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_runs(command: Command, shared_shapes: Path, name: str) -> None:
+def test_experiment_runs(command: Command, shared_shapes: Path, trained: Path, name: str) -> None:
     data = ("data=folder", f"data.root={shared_shapes}", "data.image_size=32", "data.limit=24")
-    settings = (f"experiment={name}", "debug=smoke", *data, "model.weights=none", "hydra.run.dir=runs/a")
+    model = ("model.weights=none",)
+    if name == "probe":  # which needs weights
+        model = ("model=timm", "model.name=test_resnet", f"model.weights={trained / 'run'}", "probe.cache=false")
+    settings = (f"experiment={name}", "debug=smoke", *data, *model, "hydra.run.dir=runs/a")
     outcome = command("mlops_img.train", *settings)
     assert outcome.code == 0, outcome.err
     assert Path("runs/a/report/index.html").is_file()

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+import mlops_img
+from mlops_img.bundle.folder import read_manifest
+from mlops_img.compression.forms import FORMS
 from mlops_img.evaluation.metrics import METRICS
 from mlops_img.runs.tracking import TRACKERS
 from mlops_img.training.schedule import SCHEDULES
@@ -20,7 +23,7 @@ from tests.helpers.commands import TINY, Outcome
 from tests.helpers.paths import ROOT
 
 Command = Callable[..., Outcome]
-TABLES: tuple[dict[str, Any], ...] = (METRICS, SCHEDULES, TRACKERS)
+TABLES: tuple[dict[str, Any], ...] = (FORMS, METRICS, SCHEDULES, TRACKERS)
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SECTIONS = {section.split("\n", 1)[0]: section for section in PAGE.split("\n## ")[1:]}
 
@@ -52,6 +55,8 @@ def run_section(
         [line] = re.findall(r"^    python -m (.*)$", section, re.MULTILINE)
         module, *arguments = shlex.split(line)
         given = {argument.split("=")[0] for argument in arguments}
+        if module != "mlops_img.train":
+            return command(module, *arguments, *settings)
         tiny = [setting for setting in (*TINY, *settings) if setting.split("=")[0] not in given]
         if "model" in given:
             tiny = [setting for setting in tiny if not setting.startswith("model.name")]
@@ -143,6 +148,28 @@ def test_tracker_of_a_plugin(run_section: Callable[..., Outcome], tmp_path: Path
     assert "val/top1" in json.loads((tmp_path / "runs/a/last.json").read_text())
 
 
+def test_export_form_of_a_plugin(
+    run_section: Callable[..., Outcome], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "latest").symlink_to(trained / "run")
+    outcome = run_section("Export form", "export.compile=false", "quantize.calibration_images=16")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"^\| fp32-rounded +\| [01]\.\d{4}", outcome.out, re.MULTILINE)
+    bundle = tmp_path / "bundles" / "latest"
+    assert read_manifest(bundle).precision == "fp32-rounded"
+    assert "fp32-rounded" in (bundle / "README.md").read_text()
+    FORMS.pop("rounded")  # the bundle needs it no longer
+    photos = sorted((trained / "photos").rglob("*.jpg"))[::60]
+    assert [one.label for one in mlops_img.load(bundle).predict(photos)] == ["circle", "square", "stripes"]
+
+
+def test_unknown_export_form_is_a_user_error(command: Command, trained: Path) -> None:
+    outcome = command("mlops_img.export", f"run={trained / 'run'}", "quantize.name=statik")
+    assert outcome.code == 2
+    assert "quantize.name=statik: it can be auto, none, bf16, dynamic, static. Did you mean 'static'?" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -154,7 +181,7 @@ def test_tracker_of_a_plugin(run_section: Callable[..., Outcome], tmp_path: Path
         (["optim._target_=builtins.dict"], "optim._target_=builtins.dict: "),
         (["optim._target_=torch.optim.SGD", "optim.kwargs={speed: 1}"], "unexpected keyword argument 'speed'"),
         (["optim._target_=torch.optim.SGD", "optim.layer_decay=0.5"], "optim.layer_decay is for timm's optimizers"),
-        (["optim._target_=math.pi"], "optim._target_: math.pi is no class or function"),
+        (["optim._target_=math.pi"], "optim._target_: math.pi is not a class or function"),
         (["schedule.name=cosin"], "schedule.name=cosin: it can be cosine, one_cycle, step, constant. Did you mean"),
         (["tracking.name=wandbb"], "tracking.name=wandbb: it can be none, wandb. Did you mean 'wandb'?"),
         (["optimized_metric=val.eror"], "optimized_metric=val.eror: it can be val.loss, val.top1"),

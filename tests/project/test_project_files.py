@@ -40,7 +40,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
         env=ENVIRONMENT | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

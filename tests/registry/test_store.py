@@ -104,7 +104,7 @@ def test_a_broken_store_is_one_line(store: Store, models: Path) -> None:
 def test_a_model_that_is_not_there_is_one_line_that_says_how_to_put_it_there(tag: str) -> None:
     with pytest.raises(UserError, match=r"has no such model.*python -m mlops_img\.store") as raised:
         local_bundle(f"bentoml:{tag}")
-    assert f"MLOPS_IMG_BUNDLE=bentoml:{tag}:" in str(raised.value)
+    assert f"bundle=bentoml:{tag}:" in str(raised.value)
 
 
 def test_a_model_of_somebody_else_s_is_no_bundle() -> None:

@@ -1,4 +1,4 @@
-"""A grid of runs: folders of their own, failures that stay alone, a ranking at the end."""
+"""Tests of multiruns: job folders, failed jobs, and the ranking."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.helpers.commands import Outcome
 Train = Callable[..., Outcome]
 
 
-def test_grid_with_a_failing_job_ranks_all(train: Train, tmp_path: Path) -> None:
+def test_multirun_with_a_failed_job_runs_and_ranks_the_others(train: Train, tmp_path: Path) -> None:
     outcome = train("-m", "train.epochs=1", "train.max_steps=2", "optim.lr=1e-2,-1,1e-3")
-    assert outcome.code == 2, "the failed job's code is the multirun's"
+    assert outcome.code == 2, "the exit code is that of the failed job"
     [folder] = [path for path in (tmp_path / "runs").iterdir() if path.name.startswith("multirun-")]
     jobs = sorted(path.name for path in folder.iterdir() if path.is_dir())
     assert jobs == ["0", "1", "2"]
     assert (folder / "0" / "report" / "index.html").is_file()
-    assert (folder / "2" / "report" / "index.html").is_file(), "the job after the failed one did not run"
+    assert (folder / "2" / "report" / "index.html").is_file(), "the job after the failed one ran"
     assert "optim.lr=-1.0: it must be more than 0" in (folder / "1" / "error.txt").read_text()
     assert "optim.lr=-1.0: it must be more than 0" in (folder / "1" / "train.log").read_text()
 
@@ -67,10 +67,10 @@ def test_failed_job_releases_its_model(train: Train, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(run, "_announce", fail_first)
     assert train("-m", "train.epochs=1", "train.max_steps=1", "seed=0,1").code == 1
     assert seen[0] > 0
-    assert seen[1] == seen[0], "the failed job's model is still there while the next one runs"
+    assert seen[1] == seen[0], "the model of the failed job is released before the next job"
 
 
-def test_loss_is_ranked_lowest_first(tmp_path: Path) -> None:
+def test_loss_is_ranked_in_ascending_order(tmp_path: Path) -> None:
     for job, value in enumerate((0.5, 0.2, 0.9)):
         folder = tmp_path / str(job)
         (folder / ".hydra").mkdir(parents=True)
@@ -89,9 +89,9 @@ def test_loss_is_ranked_lowest_first(tmp_path: Path) -> None:
     assert "0.2000" in format_table(rows).splitlines()[1]
 
 
-def test_accuracies_are_ranked_with_their_intervals(tmp_path: Path) -> None:
+def test_ranking_shows_intervals_of_accuracies(tmp_path: Path) -> None:
     interval = ', "val.top1_interval": [0.81, 0.97], "test.top1_interval": [0.76, 0.94]'
-    for job, more in (("0", interval), ("1", "")):  # the second is of a version that did not write them
+    for job, more in (("0", interval), ("1", "")):  # earlier versions did not write intervals
         folder = tmp_path / job
         (folder / ".hydra").mkdir(parents=True)
         (folder / ".hydra" / "overrides.yaml").write_text("[]\n")

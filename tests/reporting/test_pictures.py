@@ -1,4 +1,4 @@
-"""Contact sheets: images of any size side by side, each over its caption."""
+"""Tests of the contact sheets: images of any size side by side, each above its caption."""
 
 import io
 
@@ -20,31 +20,40 @@ def opened(sheet: bytes) -> Image.Image:
     return Image.open(io.BytesIO(sheet))
 
 
-def test_images_stand_in_rows_of_six_with_their_captions_below() -> None:
+def test_images_are_arranged_in_rows_of_six_above_their_captions() -> None:
     captions = ["cat"] * 7
     sheet = opened(contact_sheet([filled(28, 28, RED)] * 6 + [filled(300, 500, BLUE)], captions))
     assert sheet.mode == "RGB"
     assert sheet.width == 6 * (SIDE + GAP) + GAP
-    second_row = sheet.height // 2 + SIDE // 2
+    pixels = np.asarray(sheet)
+    blue = np.flatnonzero((pixels[:, GAP + SIDE // 2] == BLUE).all(-1))
+    assert len(blue) == round(SIDE * 300 / 500), "the second row is as high as its image"
     assert sheet.getpixel((GAP + SIDE // 2, GAP + SIDE // 2)) == RED
     assert sheet.getpixel((GAP + 5 * (SIDE + GAP) + SIDE // 2, GAP + SIDE // 2)) == RED
-    assert sheet.getpixel((GAP + SIDE // 2, second_row)) == BLUE
-    assert sheet.getpixel((sheet.width - GAP - SIDE // 2, second_row)) == (255, 255, 255)
-    caption = np.asarray(sheet)[GAP + SIDE : sheet.height // 2, GAP : GAP + SIDE]
+    assert sheet.getpixel((sheet.width - GAP - SIDE // 2, int(blue.mean()))) == (255, 255, 255)
+    caption = pixels[GAP + SIDE : blue[0], GAP : GAP + SIDE]
     assert caption.min() < 100, "the caption is drawn"
 
 
-def test_small_images_keep_their_pixels_as_squares() -> None:
-    chequers = np.zeros((2, 2, 3), np.uint8)
-    chequers[0, 0] = chequers[1, 1] = 255
-    area = np.asarray(opened(contact_sheet([chequers], [""])))[GAP : GAP + SIDE, GAP : GAP + SIDE, 0]
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (96, 48), (200, 180), (1000, 700)])
+def test_every_image_is_scaled_to_the_full_side(height: int, width: int) -> None:
+    pixels = np.asarray(opened(contact_sheet([filled(height, width, RED)], [""])))
+    red = (pixels == RED).all(-1)
+    assert red.any(1).sum() == SIDE
+    assert red.any(0).sum() == round(SIDE * width / height)
+
+
+def test_small_images_are_enlarged_without_interpolation() -> None:
+    checkers = np.zeros((2, 2, 3), np.uint8)
+    checkers[0, 0] = checkers[1, 1] = 255
+    area = np.asarray(opened(contact_sheet([checkers], [""])))[GAP : GAP + SIDE, GAP : GAP + SIDE, 0]
     half = SIDE // 2
     assert (area[:half, :half] == 255).all()
     assert (area[:half, half:] == 0).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4000), (4000, 1), (65, 3)])
-def test_any_shape_fits(height: int, width: int) -> None:
+def test_images_of_extreme_shapes_fit_the_sheet(height: int, width: int) -> None:
     sheet = opened(contact_sheet([filled(height, width, RED)], ["x"]))
     assert sheet.width == SIDE + 2 * GAP
 
@@ -54,7 +63,7 @@ def test_any_caption_can_be_drawn(caption: str) -> None:
     contact_sheet([filled(28, 28, RED)], [caption])
 
 
-def test_text_is_cut_and_cleaned() -> None:
+def test_printable_cuts_text_and_replaces_control_characters() -> None:
     assert printable("abc", 3) == "abc"
     assert printable("abcd", 3) == "ab…"
     assert printable("a\tb\udcff", 9) == "a?b?"

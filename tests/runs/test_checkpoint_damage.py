@@ -1,4 +1,4 @@
-"""Damaged checkpoints, checkpoints with code in them, and files that are none."""
+"""Tests of damaged checkpoints, checkpoints that contain code, and other files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def archive_bytes(path: Path, entry: zipfile.ZipInfo) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [cut, empty, flip_a_bit_of_a_weight])
-def test_damaged_newest_is_passed_over_with_a_warning(
+def test_damaged_newest_checkpoint_is_skipped_with_a_warning(
     damage: Any, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(folder / "step-00000003.pt")
@@ -58,13 +58,13 @@ def test_damaged_newest_is_passed_over_with_a_warning(
     assert content is not None
     assert content["step"] == 2
     assert "step-00000003.pt is damaged" in caplog.text
-    assert "trying the one before" in caplog.text
+    assert "trying the previous one" in caplog.text
 
 
-def test_no_flipped_byte_goes_unnoticed(folder: Path) -> None:
+def test_every_flipped_byte_is_detected_or_harmless(folder: Path) -> None:
     path = folder / "step-00000003.pt"
     whole, wanted = path.read_bytes(), read_checkpoint(path)
-    noticed = 0
+    detected = 0
     for place in range(0, len(whole), 61):
         damaged = bytearray(whole)
         damaged[place] ^= 0xFF
@@ -72,13 +72,13 @@ def test_no_flipped_byte_goes_unnoticed(folder: Path) -> None:
         try:
             content = read_checkpoint(path)
         except UserError:
-            noticed += 1
-        else:  # a byte that fills a gap between the entries
+            detected += 1
+        else:  # a padding byte between the entries
             assert equal(content, wanted)
-    assert noticed > 20
+    assert detected > 20
 
 
-def test_without_a_whole_checkpoint_there_is_none(folder: Path, tmp_path: Path) -> None:
+def test_newest_valid_is_none_without_an_intact_checkpoint(folder: Path, tmp_path: Path) -> None:
     for path in step_checkpoints(folder):
         empty(path)
     assert newest_valid(folder) is None
@@ -86,7 +86,7 @@ def test_without_a_whole_checkpoint_there_is_none(folder: Path, tmp_path: Path) 
 
 
 class Touch:
-    """Unpickled the ordinary way, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -96,7 +96,7 @@ class Touch:
 
 
 @pytest.mark.parametrize("way", ["torch.save", "pickle"])
-def test_code_in_a_checkpoint_is_not_run(way: str, folder: Path, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_executed(way: str, folder: Path, tmp_path: Path) -> None:
     path, sign = folder / "step-00000004.pt", tmp_path / "code-has-run"
     content = {"format_version": FORMAT_VERSION, "model": Touch(sign)}
     torch.save(content, path) if way == "torch.save" else path.write_bytes(pickle.dumps(content))
@@ -106,7 +106,7 @@ def test_code_in_a_checkpoint_is_not_run(way: str, folder: Path, tmp_path: Path)
     assert kept is not None
     assert kept["step"] == 3
     assert not sign.exists()
-    if way == "torch.save":  # the trap does work
+    if way == "torch.save":  # the object does execute when loaded without weights_only
         torch.load(path, weights_only=False)
         assert sign.exists()
 
@@ -114,17 +114,17 @@ def test_code_in_a_checkpoint_is_not_run(way: str, folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"format_version": FORMAT_VERSION + 1}, "written by a newer mlops_img"),
-        ({"fc.weight": torch.zeros(2)}, r"no checkpoint of mlops_img.*model\.weights="),
-        ([1, 2], "no checkpoint of mlops_img"),
+        ({"format_version": FORMAT_VERSION + 1}, "written by a newer version of mlops_img"),
+        ({"fc.weight": torch.zeros(2)}, r"not a checkpoint of mlops_img.*model\.weights="),
+        ([1, 2], "not a checkpoint of mlops_img"),
     ],
 )
-def test_file_of_another_kind_is_explained(content: Any, message: str, tmp_path: Path) -> None:
+def test_other_files_are_a_user_error(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "best.pt")
     with pytest.raises(UserError, match=message):
         read_checkpoint(tmp_path / "best.pt")
 
 
-def test_missing_checkpoint_is_named(tmp_path: Path) -> None:
+def test_missing_checkpoint_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best\.pt does not exist"):
         read_checkpoint(tmp_path / "best.pt")

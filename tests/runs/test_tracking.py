@@ -1,4 +1,4 @@
-"""Weights & Biases beside metrics.jsonl: offline here, and never in the way."""
+"""Tests of tracking with Weights & Biases, offline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Train = Callable[..., Outcome]
 
 
 def inspect_run(run: Path) -> str:
-    """Return what an offline W&B run recorded, as text, read by W&B's own reader."""
+    """Return the records of an offline W&B run as text, read by the W&B command line."""
     texts = []
     for path in sorted((run / "wandb").glob("offline-run-*/run-*.wandb")):
         command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", path]
@@ -30,12 +30,12 @@ def inspect_run(run: Path) -> str:
     return "\n".join(texts)
 
 
-def test_offline_run_records_metrics_config_pictures_and_model(train: Train, tmp_path: Path) -> None:
+def test_offline_run_records_metrics_config_images_and_model(train: Train, tmp_path: Path) -> None:
     outcome = train("tracking=wandb", "hydra.run.dir=runs/a", "train.log_every_steps=1")
     assert outcome.code == 0, outcome.err
     recorded = inspect_run(tmp_path / "runs/a")
-    pictures = ("training_samples", "report/confusion", "report/mistakes")
-    for name in ("train/loss", "val/top1", "optim", *pictures, "best.pt", "config.yaml"):
+    images = ("training_samples", "report/confusion", "report/mistakes")
+    for name in ("train/loss", "val/top1", "optim", *images, "best.pt", "config.yaml"):
         assert name in recorded, name
     # nothing is staged outside the run folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
@@ -50,7 +50,7 @@ def test_resumed_run_continues_its_wandb_run(train: Train, tmp_path: Path, monke
     assert len(ids) == 1
 
 
-def test_no_key_is_one_warning_and_offline(
+def test_missing_key_logs_one_warning_and_records_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -64,7 +64,7 @@ def test_no_key_is_one_warning_and_offline(
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
-def test_unreachable_server_is_a_warning_and_offline(
+def test_unreachable_server_logs_a_warning_and_records_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("WANDB_MODE")
@@ -79,7 +79,7 @@ def test_unreachable_server_is_a_warning_and_offline(
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
-def test_failing_tracker_warns_once_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_tracker_logs_one_warning_and_does_not_raise(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         id = "x"
 
@@ -92,10 +92,10 @@ def test_failing_tracker_warns_once_and_the_run_goes_on(caplog: pytest.LogCaptur
             tracker.log({"loss": 1.0}, step=step)
         tracker.finish({})
     [warning] = [record.message for record in caplog.records if record.name == "mlops_img.runs.tracking"]
-    assert warning == "W&B failed (no space); going on with metrics.jsonl alone"
+    assert warning == "W&B failed (no space); metrics are written to metrics.jsonl only"
 
 
-def test_none_tracks_nothing(tmp_path: Path, train: Train) -> None:
+def test_tracking_none_records_nothing(tmp_path: Path, train: Train) -> None:
     assert isinstance(start_tracker(TrackingConfig(name="none"), tmp_path, {}, None), NoTracker)
     assert train("tracking=none", "hydra.run.dir=runs/a", "train.max_steps=1").code == 0
     assert not list(tmp_path.rglob("wandb"))

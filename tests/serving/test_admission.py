@@ -1,4 +1,4 @@
-"""Admission: how many images may be inside, who is refused, and when to come again."""
+"""Admission: how many images a worker admits, which requests it refuses, and when it asks them to retry."""
 
 from __future__ import annotations
 
@@ -6,51 +6,52 @@ from contextlib import ExitStack
 
 import pytest
 
-from mlops_img.serving.admission import FILLED, SMOOTHING, Admission
+from mlops_img.serving.admission import SMOOTHING, TIMEOUT_SHARE, Admission
 from mlops_img.serving.errors import Code, RequestError
 
 
-def admission(queue: int = 8, timeout: float = 10.0, cost: float = 0.0) -> Admission:
-    made = Admission(queue, timeout)
-    if cost:
-        made.learn(cost)
-    return made
+def make_admission(queue: int = 8, timeout: float = 10.0, seconds: float = 0.0) -> Admission:
+    admission = Admission(queue, timeout)
+    if seconds:
+        admission.observe(seconds)
+    return admission
 
 
-def test_there_are_places_for_the_queue_and_not_one_more() -> None:
-    door = admission(queue=3)
-    with door.enter(), door.enter(), door.enter():
-        assert door.inside == 3
-        with pytest.raises(RequestError) as raised, door.enter():
+def test_queue_is_the_limit() -> None:
+    admission = make_admission(queue=3)
+    with admission.reserve(), admission.reserve(), admission.reserve():
+        assert admission.admitted == 3
+        with pytest.raises(RequestError) as raised, admission.reserve():
             pass
         assert raised.value.code is Code.OVERLOADED
-    assert door.inside == 0
+        assert raised.value.message == "The service is overloaded. Retry later."
+    assert admission.admitted == 0
 
 
-def test_places_are_free_again_whatever_became_of_those_inside() -> None:
-    door = admission(queue=1)
+def test_reservation_ends_after_success_failure_and_refusal() -> None:
+    admission = make_admission(queue=1)
     for _ in range(3):
-        with pytest.raises(KeyError), door.enter():
+        with pytest.raises(KeyError), admission.reserve():
             raise KeyError
-        assert door.inside == 0
-    with door.enter(), pytest.raises(RequestError), door.enter():
+        assert admission.admitted == 0
+    with admission.reserve(), pytest.raises(RequestError), admission.reserve():
         pass
-    assert door.inside == 0, "who was refused took no place and frees none"
+    assert admission.admitted == 0, "a refused request reserved nothing and frees nothing"
 
 
-def test_several_images_take_several_places_or_none() -> None:
-    door = admission(queue=4)
-    with door.enter(3):
-        with pytest.raises(RequestError), door.enter(2):
+def test_all_images_of_a_request_are_admitted_or_none() -> None:
+    admission = make_admission(queue=4)
+    with admission.reserve(3):
+        with pytest.raises(RequestError), admission.reserve(2):
             pass
-        assert door.inside == 3
-        with door.enter():
-            assert door.inside == 4
-    assert door.inside == 0
+        assert admission.admitted == 3
+        with admission.reserve():
+            assert admission.admitted == 4
+    assert admission.admitted == 0
 
 
 @pytest.mark.parametrize(
-    ("cost", "places"),
+    ("seconds", "capacity"),
     [
         (0.0, 64),  # nothing is known yet
         (0.001, 64),  # 5,000 would be answered in time
@@ -60,67 +61,82 @@ def test_several_images_take_several_places_or_none() -> None:
         (60.0, 1),  # one is always tried
     ],
 )
-def test_places_are_what_can_be_answered_within_half_the_timeout(cost: float, places: int) -> None:
-    assert FILLED == 0.5
-    assert admission(queue=64, timeout=10.0, cost=cost).places == places
+def test_capacity_is_what_can_be_answered_within_half_the_timeout(seconds: float, capacity: int) -> None:
+    assert TIMEOUT_SHARE == 0.5
+    assert make_admission(queue=64, timeout=10.0, seconds=seconds).capacity == capacity
 
 
-def test_slow_images_close_the_door_earlier_than_the_queue() -> None:
-    door = admission(queue=64, timeout=10.0, cost=1.0)
-    with ExitStack() as inside:
+def test_slow_images_are_refused_before_the_queue_is_full() -> None:
+    admission = make_admission(queue=64, timeout=10.0, seconds=1.0)
+    with ExitStack() as stack:
         for _ in range(5):
-            inside.enter_context(door.enter())
-        with pytest.raises(RequestError), door.enter():
+            stack.enter_context(admission.reserve())
+        with pytest.raises(RequestError), admission.reserve():
             pass
 
 
-def test_an_empty_house_lets_anybody_in() -> None:
-    door = admission(queue=64, timeout=10.0, cost=1.0)
-    with door.enter(32):
-        assert door.inside == 32
-        with pytest.raises(RequestError), door.enter():
+def test_idle_worker_admits_oversized_batch() -> None:
+    admission = make_admission(queue=64, timeout=10.0, seconds=1.0)
+    with admission.reserve(32):
+        assert admission.admitted == 32
+        with pytest.raises(RequestError), admission.reserve():
             pass
-    with door.enter(32):
+    with admission.reserve(32):
         pass
 
 
-def test_a_request_that_holds_a_place_already_does_not_stand_in_its_own_way() -> None:
-    door = admission(queue=64, timeout=10.0, cost=1.0)
-    with door.enter():  # at the door, before the images were counted
-        with door.enter(31, held=1):
-            assert door.inside == 32
-        with door.enter(), pytest.raises(RequestError), door.enter(31, held=1):
-            pass  # now another is inside
-    assert door.inside == 0
+def test_request_grows_once_its_images_are_counted() -> None:
+    admission = make_admission(queue=64, timeout=10.0, seconds=1.0)
+    with admission.reserve() as reservation:
+        reservation.resize(32)
+        assert admission.admitted == 32, "idle but for this request"
+    assert admission.admitted == 0
+    with admission.reserve() as reservation, admission.reserve():
+        with pytest.raises(RequestError):
+            reservation.resize(32)
+        assert admission.admitted == 2, "it stays as it was"
+        reservation.resize(4)
+        assert admission.admitted == 5
+    assert admission.admitted == 0
+
+
+def test_request_may_shrink_above_capacity() -> None:
+    admission = make_admission(queue=64, timeout=10.0, seconds=1.0)
+    with admission.reserve(2) as reservation, admission.reserve(3):
+        for _ in range(200):
+            admission.observe(60.0)
+        assert admission.capacity == 1
+        reservation.resize(1)
+        assert admission.admitted == 4
 
 
 @pytest.mark.parametrize(
-    ("cost", "inside", "wait"),
+    ("seconds", "admitted", "retry_after"),
     [(0.0, 4, 1), (0.01, 4, 1), (0.25, 8, 2), (0.3, 8, 3), (5.0, 1, 5)],
 )
-def test_who_is_refused_is_told_to_come_when_those_inside_are_done(cost: float, inside: int, wait: int) -> None:
-    door = admission(queue=8, timeout=10.0, cost=cost)
-    with door.enter(inside), pytest.raises(RequestError) as raised, door.enter(8):
+def test_retry_after_is_the_time_of_the_admitted_images(seconds: float, admitted: int, retry_after: int) -> None:
+    admission = make_admission(queue=8, timeout=10.0, seconds=seconds)
+    with admission.reserve(admitted), pytest.raises(RequestError) as raised, admission.reserve(8):
         pass
-    assert raised.value.retry_after == wait, "in whole seconds, at least one"
+    assert raised.value.retry_after == retry_after, "in whole seconds, at least one"
 
 
-def test_the_first_cost_is_taken_as_it_is_and_later_ones_move_it_a_little() -> None:
-    door = admission()
-    door.learn(1.0)
-    assert door.cost == 1.0
-    door.learn(2.0)
-    assert door.cost == pytest.approx(1.0 + SMOOTHING)
+def test_first_time_is_taken_as_it_is_and_later_ones_are_averaged() -> None:
+    admission = make_admission()
+    admission.observe(1.0)
+    assert admission.seconds_per_image == 1.0
+    admission.observe(2.0)
+    assert admission.seconds_per_image == pytest.approx(1.0 + SMOOTHING)
 
 
-def test_one_slow_image_does_not_close_the_door_and_many_do() -> None:
-    door = admission(queue=64, timeout=10.0, cost=0.02)
-    door.learn(1.0)
-    assert door.places == 64
+def test_capacity_follows_many_slow_images_but_not_one() -> None:
+    admission = make_admission(queue=64, timeout=10.0, seconds=0.02)
+    admission.observe(1.0)
+    assert admission.capacity == 64
     for _ in range(200):
-        door.learn(1.0)
-    assert door.cost == pytest.approx(1.0, rel=0.01)
-    assert door.places == 5
+        admission.observe(1.0)
+    assert admission.seconds_per_image == pytest.approx(1.0, rel=0.01)
+    assert admission.capacity == 5
     for _ in range(200):
-        door.learn(0.02)
-    assert door.places == 64, "and it opens again"
+        admission.observe(0.02)
+    assert admission.capacity == 64, "and it recovers"

@@ -1,6 +1,6 @@
-"""The batcher: what shares a run of the model, who gets which answer, and what becomes of those who leave.
+"""The batcher: which images share a run of the model, who gets which output, and what cancellation does.
 
-The model is a stand-in that waits at a gate, so that nothing here depends on how fast the machine is.
+The model is a fake that waits at a gate, so that no test depends on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from mlops_img.serving.batcher import Batcher, Output
 
-WITHIN = 30.0  # seconds after which a test is taken to hang
+TIMEOUT = 30.0  # seconds after which a test counts as hanging
 
 
 class Model:
-    """Answers each image with its own number, once the gate lets the run through.
+    """Returns the number of each image as its logits, once the gate lets the run through.
 
     Attributes:
-        runs: the numbers of the images of each run so far.
-        bad: numbers of images that no run survives.
+        runs: numbers of the images of each run so far.
+        bad: numbers of images that make a run fail.
     """
 
     def __init__(self, *, gate: bool = False) -> None:
@@ -38,15 +38,15 @@ class Model:
         self.runs.append(numbers)
         self._begun.release()
         if self._passes is not None:
-            assert self._passes.acquire(timeout=WITHIN)
+            assert self._passes.acquire(timeout=TIMEOUT)
         if self.bad & set(numbers):
             raise ValueError(f"bad among {numbers}")
         logits = images[:, 0, 0, :2].float()
         return logits, logits
 
     async def begun(self) -> None:
-        """Wait until one run more has begun."""
-        assert await asyncio.to_thread(self._begun.acquire, timeout=WITHIN)
+        """Wait until another run has begun."""
+        assert await asyncio.to_thread(self._begun.acquire, timeout=TIMEOUT)
 
     def let_through(self, runs: int = 1) -> None:
         assert self._passes is not None
@@ -62,32 +62,32 @@ def submit(batcher: Batcher, *numbers: int) -> list[asyncio.Task[Output]]:
 
 
 async def queued(batcher: Batcher, count: int) -> None:
-    """Wait until so many images wait."""
+    """Wait until so many images are queued."""
     while len(batcher.waiting) != count:
         await asyncio.sleep(0)
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     def run() -> None:
-        asyncio.run(asyncio.wait_for(test(), WITHIN))
+        asyncio.run(asyncio.wait_for(test(), TIMEOUT))
 
     run.__name__ = test.__name__
     return run
 
 
-def answers(outputs: list[Output]) -> list[int]:
+def numbers_of(outputs: list[Output]) -> list[int]:
     return [int(output.logits[0]) for output in outputs]
 
 
 @in_loop
-async def test_a_lone_image_is_computed_at_once() -> None:
+async def test_single_image_is_run_at_once() -> None:
     model = Model(gate=True)
     batcher = Batcher(model, max_batch=16)
     (only,) = submit(batcher, 7)
-    await model.begun()  # though no other has come, and no time passes by itself
+    await model.begun()  # without a second image or a time to wait for one
     model.let_through()
     output = await only
-    assert answers([output]) == [7]
+    assert numbers_of([output]) == [7]
     assert output.batch == 1
     assert output.queued >= 0
     assert output.computed > 0
@@ -95,7 +95,7 @@ async def test_a_lone_image_is_computed_at_once() -> None:
 
 
 @in_loop
-async def test_what_comes_while_the_model_is_busy_shares_the_next_run() -> None:
+async def test_images_that_arrive_during_a_run_share_the_next_one() -> None:
     model = Model(gate=True)
     batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
@@ -105,13 +105,13 @@ async def test_what_comes_while_the_model_is_busy_shares_the_next_run() -> None:
     model.let_through(2)
     outputs = await asyncio.gather(*first, *others)
     assert model.runs == [[1], [2, 3, 4]]
-    assert answers(outputs) == [1, 2, 3, 4]
+    assert numbers_of(outputs) == [1, 2, 3, 4]
     assert [output.batch for output in outputs] == [1, 3, 3, 3]
     await batcher.close()
 
 
 @in_loop
-async def test_no_run_has_more_images_than_it_may() -> None:
+async def test_batch_size_is_limited() -> None:
     model = Model(gate=True)
     batcher = Batcher(model, max_batch=4)
     first = submit(batcher, 0)
@@ -119,29 +119,29 @@ async def test_no_run_has_more_images_than_it_may() -> None:
     others = submit(batcher, *range(1, 11))
     await queued(batcher, 10)
     model.let_through(4)
-    assert answers(await asyncio.gather(*first, *others)) == list(range(11))
+    assert numbers_of(await asyncio.gather(*first, *others)) == list(range(11))
     assert model.runs == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]], "the oldest first"
     await batcher.close()
 
 
 @in_loop
-async def test_the_image_of_a_caller_who_left_is_not_computed() -> None:
+async def test_image_of_a_cancelled_caller_is_not_run() -> None:
     model = Model(gate=True)
     batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
-    stays, leaves = submit(batcher, 2, 3)
+    kept, cancelled = submit(batcher, 2, 3)
     await queued(batcher, 2)
-    leaves.cancel()
-    await asyncio.gather(leaves, return_exceptions=True)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
     model.let_through(2)
-    assert answers(await asyncio.gather(*first, stays)) == [1, 2]
+    assert numbers_of(await asyncio.gather(*first, kept)) == [1, 2]
     assert model.runs == [[1], [2]]
     await batcher.close()
 
 
 @in_loop
-async def test_it_goes_on_when_all_who_waited_have_left() -> None:
+async def test_batcher_continues_after_all_waiting_callers_were_cancelled() -> None:
     model = Model(gate=True)
     batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
@@ -153,31 +153,31 @@ async def test_it_goes_on_when_all_who_waited_have_left() -> None:
     await asyncio.gather(*left, return_exceptions=True)
     model.let_through(2)
     await asyncio.gather(*first)
-    assert answers([await batcher.submit(image(4))]) == [4]
+    assert numbers_of([await batcher.submit(image(4))]) == [4]
     assert model.runs == [[1], [4]]
     await batcher.close()
 
 
 @in_loop
-async def test_a_caller_who_leaves_during_the_run_harms_nobody() -> None:
+async def test_caller_cancelled_during_a_run_does_not_affect_others() -> None:
     model = Model(gate=True)
     batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
-    stays, leaves = submit(batcher, 2, 3)
+    kept, cancelled = submit(batcher, 2, 3)
     await queued(batcher, 2)
     model.let_through()
     await asyncio.gather(*first)
     await model.begun()
-    leaves.cancel()
+    cancelled.cancel()
     model.let_through()
-    assert answers([await stays]) == [2]
+    assert numbers_of([await kept]) == [2]
     assert model.runs == [[1], [2, 3]]
     await batcher.close()
 
 
 @in_loop
-async def test_of_a_batch_that_fails_only_the_bad_image_does() -> None:
+async def test_only_the_bad_image_of_a_failed_batch_fails() -> None:
     model = Model(gate=True)
     model.bad = {3}
     batcher = Batcher(model, max_batch=16)
@@ -189,26 +189,26 @@ async def test_of_a_batch_that_fails_only_the_bad_image_does() -> None:
     outcomes = await asyncio.gather(*first, *others, return_exceptions=True)
     assert model.runs == [[1], [2, 3, 4], [2], [3], [4]]
     assert str(outcomes.pop(2)) == "bad among [3]"
-    assert answers([outcome for outcome in outcomes if isinstance(outcome, Output)]) == [1, 2, 4]
-    assert answers([await batcher.submit(image(5))]) == [5], "and it goes on"
+    assert numbers_of([outcome for outcome in outcomes if isinstance(outcome, Output)]) == [1, 2, 4]
+    assert numbers_of([await batcher.submit(image(5))]) == [5], "and the batcher continues"
     await batcher.close()
 
 
 @in_loop
-async def test_who_leaves_after_a_batch_failed_is_not_tried_again() -> None:
+async def test_image_cancelled_after_its_batch_failed_is_not_run_again() -> None:
     model = Model(gate=True)
     model.bad = {2}
     batcher = Batcher(model, max_batch=16)
     first = submit(batcher, 1)
     await model.begun()
-    bad, leaves, stays = submit(batcher, 2, 3, 4)
+    bad, cancelled, kept = submit(batcher, 2, 3, 4)
     await queued(batcher, 3)
     model.let_through()
     await model.begun()  # the batch
-    leaves.cancel()
-    await asyncio.gather(leaves, return_exceptions=True)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
     model.let_through(3)
-    await asyncio.gather(*first, stays)
+    await asyncio.gather(*first, kept)
     assert model.runs == [[1], [2, 3, 4], [2], [4]]
     with pytest.raises(ValueError, match="bad among"):
         await bad
@@ -216,16 +216,16 @@ async def test_who_leaves_after_a_batch_failed_is_not_tried_again() -> None:
 
 
 @in_loop
-async def test_each_of_many_callers_gets_the_answer_to_its_own_image() -> None:
+async def test_each_caller_gets_the_output_of_its_own_image() -> None:
     model = Model()
     batcher = Batcher(model, max_batch=8)
 
-    async def ask(number: int) -> bool:
-        for _ in range(number % 7):  # they come in no order
+    async def submit_one(number: int) -> bool:
+        for _ in range(number % 7):  # in no particular order
             await asyncio.sleep(0)
-        return answers([await batcher.submit(image(number))]) == [number]
+        return numbers_of([await batcher.submit(image(number))]) == [number]
 
-    assert all(await asyncio.gather(*(ask(number) for number in range(256))))
+    assert all(await asyncio.gather(*(submit_one(number) for number in range(256))))
     assert sorted(number for run in model.runs for number in run) == list(range(256))
     assert max(map(len, model.runs)) <= 8
     await batcher.close()
@@ -237,7 +237,7 @@ async def is_cancelled(task: Awaitable[Output]) -> bool:
 
 
 @in_loop
-async def test_closing_ends_the_threads_and_cancels_all_who_wait() -> None:
+async def test_close_ends_the_thread_and_cancels_all_waiting_callers() -> None:
     before = set(threading.enumerate())
     model = Model(gate=True)
     batcher = Batcher(model, max_batch=16)
@@ -254,7 +254,7 @@ async def test_closing_ends_the_threads_and_cancels_all_who_wait() -> None:
 
 
 @in_loop
-async def test_who_comes_after_closing_is_cancelled_and_does_not_wait_for_ever() -> None:
+async def test_submit_after_close_is_cancelled() -> None:
     batcher = Batcher(Model(), max_batch=16)
     await batcher.submit(image(1))
     await batcher.close()
@@ -263,7 +263,7 @@ async def test_who_comes_after_closing_is_cancelled_and_does_not_wait_for_ever()
 
 
 @in_loop
-async def test_the_model_gets_channels_last_batches_without_gradients() -> None:
+async def test_model_gets_channels_last_batches_in_inference_mode() -> None:
     seen: list[tuple[bool, torch.dtype, bool]] = []
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:

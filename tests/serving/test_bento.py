@@ -1,4 +1,4 @@
-"""The service as a BentoML archive: it builds, holds its model, and serves it from there."""
+"""The service as a Bento: it builds, contains its model, and serves it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ DEPLOY = ROOT / "deploy"
 
 @pytest.fixture(scope="module")
 def bento(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build it with a BentoML home of its own, from a copy of what git knows."""
+    """Build it from a copy of the sources, in a separate BentoML home."""
     home, source = tmp_path_factory.mktemp("bentoml"), tmp_path_factory.mktemp("source")
     for name in ("mlops_img", "conf", "deploy", "bentofile.yaml", "README.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    # uv, which `bentoml build` asks for, lies beside this Python.
+    # `bentoml build` runs uv, which is installed next to this Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "BENTOML_HOME": str(home), "PATH": path}
     bundle = trained / "bundles" / "latest"
@@ -44,49 +44,49 @@ def bento(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return version
 
 
-def test_it_holds_the_model_the_service_and_nothing_of_the_training(bento: Path) -> None:
+def test_bento_contains_the_model_and_the_service_but_no_training(bento: Path) -> None:
     described = yaml.safe_load((bento / "bento.yaml").read_text())
     assert described["service"] == "mlops_img.service:ImageClassifier"
-    held = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"mlops_img/service.py", "mlops_img/serving/page/index.html", "mlops_img/preprocessing/decode.py"} <= held
-    assert not [name for name in held if name.startswith(("mlops_img/training", "mlops_img/compression", "tests"))]
+    packed = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
+    assert {"mlops_img/service.py", "mlops_img/serving/page/index.html", "mlops_img/preprocessing/decode.py"} <= packed
+    assert not [name for name in packed if name.startswith(("mlops_img/training", "mlops_img/compression", "tests"))]
     (model,) = described["models"]
     name, _, version = model["tag"].partition(":")
     assert (bento.parents[2] / "models" / name / version / "bundle" / "manifest.json").is_file()
 
 
-def test_its_image_runs_without_root_on_pinned_cpu_wheels(bento: Path) -> None:
+def test_image_runs_without_root_on_pinned_cpu_wheels(bento: Path) -> None:
     dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text()
     users = [line.split()[1] for line in dockerfile.splitlines() if line.startswith("USER ")]
     assert users[-1] == "bentoml"
     assert "MLOPS_IMG_BUNDLE=bentoml:mlops_img:latest" in dockerfile
     assert "UV_INDEX_STRATEGY=unsafe-best-match" in dockerfile
-    wanted = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
-    assert "torch==2.14.1+cpu" in wanted
-    loose = [line for line in wanted if line and not line.startswith(("-", "#")) and "==" not in line]
-    assert not loose
-    assert not [line for line in wanted if line.startswith(("nvidia", "wandb", "timm"))]
+    required = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
+    assert "torch==2.14.1+cpu" in required
+    unpinned = [line for line in required if line and not line.startswith(("-", "#")) and "==" not in line]
+    assert not unpinned
+    assert not [line for line in required if line.startswith(("nvidia", "wandb", "timm"))]
 
 
-def test_it_serves_its_own_model(bento: Path, trained: Path, tmp_path: Path) -> None:
+def test_bento_serves_its_own_model(bento: Path, trained: Path, tmp_path: Path) -> None:
     environment = {"MLOPS_IMG_BUNDLE": "bentoml:mlops_img:latest", "MLOPS_IMG_WORKERS": "1"}
     home = {"BENTOML_HOME": str(bento.parents[2])}
     with started(bento, tmp_path, cwd=tmp_path, **environment, **home) as service:
-        model = httpx.get(f"{service.url}/model").json()
+        model = httpx.get(f"{service.url}/model", timeout=60).json()
         assert (model["name"], model["version"]) == ("test_resnet", "1")
         photo = next((trained / "photos" / "circle").iterdir())
-        answer = httpx.post(f"{service.url}/predict", files={"image": photo.read_bytes()})
+        answer = httpx.post(f"{service.url}/predict", files={"image": photo.read_bytes()}, timeout=60)
         assert answer.json()["label"] == "circle"
 
 
-def test_pinned_versions_are_those_that_are_tested() -> None:
+def test_pinned_versions_match_the_constraints() -> None:
     written = subprocess.run(
         [sys.executable, DEPLOY / "pin_serving.py"], capture_output=True, text=True, check=True
     ).stdout
     assert (DEPLOY / "serving.txt").read_text() == written, "run: python deploy/pin_serving.py > deploy/serving.txt"
 
 
-def test_serving_imports_no_package_that_is_not_pinned(portable: Path) -> None:
+def test_every_package_that_serving_imports_is_pinned(portable: Path) -> None:
     code = f"""
 import sys
 import mlops_img, mlops_img.service, mlops_img.serving.app, mlops_img.serving.worker

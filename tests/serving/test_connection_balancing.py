@@ -1,4 +1,4 @@
-"""Workers share clients that keep their connections."""
+"""Busy workers close some connections, so that their clients reach another worker."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from typing import Any
 import pytest
 
 from mlops_img.serving.settings import Settings
-from mlops_img.serving.state import CROWD, TURNED_AWAY, State
+from mlops_img.serving.worker import BUSY_IMAGES_PER_THREAD, CLOSE_EVERY, Worker
 
 
-def state_of(inside: int, **settings: Any) -> State:
-    engine: Any = SimpleNamespace(admission=SimpleNamespace(inside=inside))
-    return State(Settings(**settings), engine=engine)
+def make_worker(admitted: int, **settings: Any) -> Worker:
+    engine: Any = SimpleNamespace(admission=SimpleNamespace(admitted=admitted))
+    return Worker(Settings(**{"threads": 1, **settings}), engine=engine)
 
 
-def test_crowded_worker_ends_the_connection_of_some_answers() -> None:
-    state = state_of(CROWD + 1, workers=2)
-    ended = [state.turns_away() for _ in range(3 * TURNED_AWAY)]
-    assert sum(ended) == 3
+def test_busy_worker_closes_some_connections() -> None:
+    worker = make_worker(BUSY_IMAGES_PER_THREAD + 1, workers=2)
+    closed = [worker.should_close_connection() for _ in range(3 * CLOSE_EVERY)]
+    assert sum(closed) == 3
 
 
 @pytest.mark.parametrize(
-    ("inside", "settings"),
-    [(CROWD, {"workers": 2}), (CROWD + 1, {"workers": 2, "threads": 2}), (50, {"workers": 1})],
+    ("admitted", "settings"),
+    [
+        (BUSY_IMAGES_PER_THREAD, {"workers": 2}),
+        (BUSY_IMAGES_PER_THREAD + 1, {"workers": 2, "threads": 2}),
+        (50, {"workers": 1}),
+    ],
 )
-def test_connections_are_kept_by_who_has_time_or_nobody_beside(inside: int, settings: dict[str, int]) -> None:
-    state = state_of(inside, **settings)
-    assert not any(state.turns_away() for _ in range(3 * TURNED_AWAY))
+def test_idle_or_only_worker_keeps_its_connections(admitted: int, settings: dict[str, int]) -> None:
+    worker = make_worker(admitted, **settings)
+    assert not any(worker.should_close_connection() for _ in range(3 * CLOSE_EVERY))

@@ -1,4 +1,4 @@
-"""The web page, used as people use it: in Chromium, against a real service."""
+"""The web page in Chromium, with a real service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.browser import CHROMIUM, PHONE, Tab, chromium, contrast, open
 from tests.helpers.service_process import Service, serving
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
     pytest.mark.xdist_group("page"),
 ]
 MAX_BYTES = 500_000
@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, service: Service) -> Iterator[Callable[..., Tab]]:
-    """Open the page; at the end nothing may have complained that was not meant to."""
+    """Return a function that opens the page. At the end, no page may have reported an unexpected problem."""
     tabs: list[Tab] = []
 
     def call(**options: Any) -> Tab:
@@ -59,47 +59,47 @@ def photos(trained: Path) -> list[Path]:
     return [sorted((trained / "photos" / kind).iterdir())[0] for kind in ("circle", "square", "stripes")]
 
 
-def heard(page: Page) -> Callable[[], list[str]]:
-    """Listen to the live region; returns what gives all it has said."""
+def announcements(page: Page) -> Callable[[], list[str]]:
+    """Record the texts of the live region; returns a function that returns them."""
     page.evaluate("""() => {
-        window.heard = [];
+        window.announced = [];
         const region = document.querySelector("[role=status]");
-        new MutationObserver(() => window.heard.push(region.textContent)).observe(region, { childList: true });
+        new MutationObserver(() => window.announced.push(region.textContent)).observe(region, { childList: true });
     }""")
-    return lambda: page.evaluate("window.heard")
+    return lambda: page.evaluate("window.announced")
 
 
-# Images in, predictions out ----------------------------------------------------------------------------------------
+# Images and predictions ----------------------------------------------------------------------------------------
 
 
 def test_chosen_image_is_shown_with_bars_and_time(tab: Tab, service: Service, photos: list[Path]) -> None:
-    answer = httpx.post(f"{service.url}/predict", files={"image": photos[0].read_bytes()}).json()
+    answer = httpx.post(f"{service.url}/predict", files={"image": photos[0].read_bytes()}, timeout=60).json()
     tab.choose(photos[0])
     expect(tab.page.get_by_role("heading", level=3)).to_have_text(answer["label"])
     expect(tab.results.locator(".bars li span:nth-of-type(1)")).to_have_text([top["label"] for top in answer["top_k"]])
     widths = tab.results.locator(".bars i").evaluate_all("bars => bars.map((bar) => parseFloat(bar.style.width))")
     assert widths == pytest.approx([100 * top["probability"] for top in answer["top_k"]], abs=0.01)
     expect(tab.results).to_contain_text(photos[0].name)
-    expect(tab.results).to_contain_text("of which the model took")
+    expect(tab.results).to_contain_text("in the model")
     image = tab.results.get_by_role("img", name=photos[0].name)
     expect(image).to_be_visible()
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 40
 
 
-def test_several_images_keep_their_order_and_later_ones_come_first(tab: Tab, photos: list[Path]) -> None:
+def test_images_keep_their_order_and_newer_ones_come_first(tab: Tab, photos: list[Path]) -> None:
     tab.choose(*photos)
     expect(tab.results.locator("h3")).to_have_text(["circle", "square", "stripes"])
     tab.choose(photos[2])
     expect(tab.results.locator("h3")).to_have_text(["stripes", "circle", "square", "stripes"])
 
 
-def test_many_images_are_all_answered(tab: Tab, trained: Path) -> None:
+def test_many_images_are_all_classified(tab: Tab, trained: Path) -> None:
     tab.choose(*sorted((trained / "photos").glob("*/*.jpg"))[::6])
-    expect(tab.status).to_have_text("30 images are done.")
+    expect(tab.status).to_have_text("30 images classified.")
     expect(tab.page.locator("#results > .shown")).to_have_count(30)
 
 
-def test_dropped_images_are_taken_and_the_place_lights_up(tab: Tab, photos: list[Path]) -> None:
+def test_dropped_images_are_classified_and_the_drop_area_is_highlighted(tab: Tab, photos: list[Path]) -> None:
     transfer = tab.transfer(*photos[:2])
     drop = tab.page.locator("#drop")
     tab.page.dispatch_event("h1", "dragover", {"dataTransfer": transfer})
@@ -109,7 +109,7 @@ def test_dropped_images_are_taken_and_the_place_lights_up(tab: Tab, photos: list
     expect(tab.results.locator("h3")).to_have_text(["circle", "square"])
 
 
-def test_pasted_image_is_taken(tab: Tab, photos: list[Path]) -> None:
+def test_pasted_image_is_classified(tab: Tab, photos: list[Path]) -> None:
     tab.page.evaluate(
         """clipboardData => document.body.dispatchEvent(
             new ClipboardEvent("paste", { clipboardData, bubbles: true }))""",
@@ -118,77 +118,76 @@ def test_pasted_image_is_taken(tab: Tab, photos: list[Path]) -> None:
     expect(tab.results.locator("h3")).to_have_text(["square"])
 
 
-def test_pasted_text_is_answered_kindly(tab: Tab) -> None:
+def test_pasted_text_shows_a_message(tab: Tab) -> None:
     tab.page.evaluate("""() => document.body.dispatchEvent(
         new ClipboardEvent("paste", { clipboardData: new DataTransfer(), bubbles: true }))""")
-    expect(tab.status).to_contain_text("There was no image in that.")
+    expect(tab.status).to_contain_text("No image file found.")
     expect(tab.results).to_have_count(0)
 
 
-def test_sample_of_the_bundle_is_tried_with_a_click(tab: Tab, service: Service) -> None:
-    samples = httpx.get(f"{service.url}/model").json()["samples"]
+def test_sample_of_the_bundle_is_classified_on_click(tab: Tab, service: Service) -> None:
+    samples = httpx.get(f"{service.url}/model", timeout=60).json()["samples"]
     expect(tab.page.locator("#sample-list button")).to_have_count(len(samples))
     tab.page.get_by_role("button", name="Try a sample of square").first.click()
     expect(tab.results.locator("h3")).to_have_text(["square"])
     expect(tab.results).to_contain_text("Sample of square")
 
 
-def test_small_images_are_enlarged_with_clear_pixels_and_others_smoothly(tab: Tab, tmp_path: Path) -> None:
+def test_small_images_are_enlarged_with_sharp_pixels(tab: Tab, tmp_path: Path) -> None:
     Image.new("L", (28, 28), 90).save(tmp_path / "digit.png")
     Image.new("RGB", (300, 40), "teal").save(tmp_path / "wide.png")
     tab.choose(tmp_path / "digit.png", tmp_path / "wide.png")
     images = tab.results.locator("img")
     expect(images.first).to_have_css("image-rendering", "pixelated")
     expect(images.last).to_have_css("image-rendering", "auto")
-    # Whatever their shape, their frames are alike.
+    # Their frames have the same size.
     boxes = [frame.bounding_box() for frame in tab.results.locator(".frame").all()]
     assert len({(box["width"], box["height"]) for box in boxes if box}) == 1
 
 
-def test_format_that_browsers_do_not_show_is_predicted_all_the_same(
-    tab: Tab, photos: list[Path], tmp_path: Path
-) -> None:
+def test_format_that_browsers_cannot_show_is_classified(tab: Tab, photos: list[Path], tmp_path: Path) -> None:
     Image.open(photos[1]).save(tmp_path / "scan.tiff")
     tab.choose(tmp_path / "scan.tiff")
     expect(tab.results.locator("h3")).to_have_text(["square"])
     expect(tab.results).to_contain_text("No preview")
 
 
-def test_results_can_be_removed(tab: Tab, photos: list[Path]) -> None:
+def test_results_can_be_cleared(tab: Tab, photos: list[Path]) -> None:
     tab.choose(*photos)
-    expect(tab.status).to_have_text("3 images are done.")
-    tab.page.get_by_role("button", name="Remove all").click()
+    expect(tab.status).to_have_text("3 images classified.")
+    tab.page.get_by_role("button", name="Clear results").click()
     expect(tab.results).to_have_count(0)
-    expect(tab.page.get_by_role("button", name="Remove all")).to_be_hidden()
+    expect(tab.page.get_by_role("button", name="Clear results")).to_be_hidden()
     expect(tab.page.get_by_role("button", name="Choose images")).to_be_focused()
 
 
-def test_page_says_which_model_it_is(tab: Tab, service: Service) -> None:
-    model = httpx.get(f"{service.url}/model").json()
-    told = tab.page.locator("#model")
-    expect(told).to_contain_text("test_resnet, version 1.")
-    expect(told).to_contain_text("one of 3 classes: circle, square and stripes.")
-    expect(told).to_contain_text(f"Of {model['metrics']['after']['n']} validation images")
+def test_page_describes_the_model(tab: Tab, service: Service) -> None:
+    model = httpx.get(f"{service.url}/model", timeout=60).json()
+    summary = tab.page.locator("#model")
+    expect(summary).to_contain_text("test_resnet, version 1, tells 3 classes apart: circle, square and stripes.")
+    expect(summary).to_contain_text(f" on {model['metrics']['after']['n']} validation images")
     expect(tab.page.locator("#limits")).to_contain_text("up to 500\u00a0kB each")
     tab.page.get_by_text("About the model").click()
     facts = tab.page.locator("#facts")
     for fact in (model["precision"], "32 × 32 pixels", model["provenance"]["torch"]):
         expect(facts).to_contain_text(fact)
-    tab.page.get_by_text("Its 3 classes").click()
+    tab.page.get_by_text("All 3 classes").click()
     expect(tab.page.locator("#class-list li")).to_have_text(model["classes"])
 
 
-# What goes wrong ---------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------
 
 
-def test_bad_file_is_said_kindly_and_the_others_go_on(tab: Tab, photos: list[Path], tmp_path: Path) -> None:
+def test_damaged_file_shows_its_error_and_the_others_are_classified(
+    tab: Tab, photos: list[Path], tmp_path: Path
+) -> None:
     tab.expected = ["status of 400", "status of 415"]
     (tmp_path / "broken.jpg").write_bytes(photos[0].read_bytes()[:200])
     tab.choose(photos[0], tmp_path / "broken.jpg", photos[1])
-    expect(tab.status).to_have_text("3 images are done; 1 of them did not work.")
-    expect(tab.results.locator("h3")).to_have_text(["circle", "That did not work", "square"])
+    expect(tab.status).to_have_text("2 of 3 images classified, 1 failed.")
+    expect(tab.results.locator("h3")).to_have_text(["circle", "Failed", "square"])
     expect(tab.results.nth(1)).to_contain_text("The image is damaged or incomplete.")
-    # Another time would not help.
+    # A retry would not help.
     expect(tab.page.locator("#retry")).to_be_hidden()
 
 
@@ -198,11 +197,11 @@ def test_too_large_file_is_not_sent(tab: Tab, tmp_path: Path) -> None:
     expect(tab.page.locator("#limits")).not_to_be_empty()
     (tmp_path / "huge.bmp").write_bytes(bytes(MAX_BYTES + 1))
     tab.choose(tmp_path / "huge.bmp")
-    expect(tab.results).to_contain_text("This file is too large: 500\u00a0kB, and up to 500\u00a0kB can be sent.")
+    expect(tab.results).to_contain_text("This file is too large: 500\u00a0kB. The limit is 500\u00a0kB.")
     assert not any(url.endswith("/predict") for url in sent)
 
 
-def test_page_stays_usable_while_the_service_is_away(
+def test_images_can_be_retried_after_an_outage(
     open_page: Callable[..., Tab], trained: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     with serving(trained / "bundles" / "latest", tmp_path) as short_lived:
@@ -211,51 +210,51 @@ def test_page_stays_usable_while_the_service_is_away(
         tab.choose(photos[0])
         expect(tab.results.locator("h3")).to_have_text(["circle"])
     tab.choose(*photos[1:])
-    expect(tab.status).to_have_text("2 images are done; 2 of them did not work.")
-    expect(tab.results.first).to_contain_text("The service does not answer. Is it running, and are you online?")
+    expect(tab.status).to_have_text("0 of 2 images classified, 2 failed.")
+    expect(tab.results.first).to_contain_text("The service cannot be reached. Is it running, and are you online?")
     expect(tab.results.last.locator("h3")).to_have_text("circle")
-    again = tab.page.get_by_role("button", name="Try 2 again")
-    # It comes back.
+    again = tab.page.get_by_role("button", name="Retry 2 images")
+    # The service is back.
     tab.page.route("**/predict", lambda route: route.fulfill(json=answer_of("square")))
     again.click()
     expect(tab.results.locator("h3")).to_have_text(["square", "square", "circle"])
     expect(again).to_be_hidden()
 
 
-def test_page_opened_while_the_model_is_away_asks_again(open_page: Callable[..., Tab]) -> None:
+def test_page_opened_during_an_outage_can_be_reloaded(open_page: Callable[..., Tab]) -> None:
     tab = open_page(load=False)
     tab.expected = ["ERR_FAILED"]
     tab.page.route("**/model", lambda route: route.abort(), times=1)
     tab.page.goto("/")
-    expect(tab.page.locator("#model")).to_contain_text("The service does not answer.")
+    expect(tab.page.locator("#model")).to_contain_text("The service cannot be reached.")
     tab.page.get_by_role("button", name="Try again").click()
     expect(tab.page.locator("#model")).to_contain_text("test_resnet")
-    expect(tab.page.locator("#reach")).to_be_hidden()
-    expect(tab.page.locator("#choose")).to_be_focused()  # what had the focus is gone
+    expect(tab.page.locator("#reload")).to_be_hidden()
+    expect(tab.page.locator("#choose")).to_be_focused()  # the focused button is gone
 
 
-def test_overloaded_service_is_asked_again_when_it_said(tab: Tab, photos: list[Path]) -> None:
+def test_overloaded_service_is_retried_after_retry_after(tab: Tab, photos: list[Path]) -> None:
     tab.expected = ["status of 429"]
-    full = {"error": {"code": "overloaded", "message": "There is too much to do.", "request_id": "1"}}
+    full = {"error": {"code": "overloaded", "message": "The service is overloaded. Retry later.", "request_id": "1"}}
     tab.page.route(
         "**/predict",
         lambda route: route.fulfill(status=429, json=full, headers={"Retry-After": "1"}),
         times=1,
     )
     tab.choose(photos[0])
-    expect(tab.results).to_contain_text("There is much to do: asking again in 1 s.")
+    expect(tab.results).to_contain_text("The service is busy. Retrying in 1 s.")
     expect(tab.results.locator("h3")).to_have_text(["circle"])
 
 
-def test_page_of_a_proxy_is_not_shown_as_an_answer(tab: Tab, photos: list[Path]) -> None:
+def test_error_page_of_a_proxy_is_not_shown(tab: Tab, photos: list[Path]) -> None:
     tab.expected = ["status of 502"]
     tab.page.route("**/predict", lambda route: route.fulfill(status=502, body="<html>Bad gateway</html>"))
     tab.choose(photos[0])
-    expect(tab.results).to_contain_text("The service cannot answer just now.")
-    expect(tab.page.get_by_role("button", name="Try it again")).to_be_visible()
+    expect(tab.results).to_contain_text("The service is temporarily unavailable.")
+    expect(tab.page.get_by_role("button", name="Retry")).to_be_visible()
 
 
-def test_token_is_asked_for_and_what_waited_goes_on(
+def test_token_is_requested_and_waiting_images_continue(
     open_page: Callable[..., Tab], trained: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     with serving(trained / "bundles" / "latest", tmp_path, tokens="open-sesame") as guarded:
@@ -267,38 +266,38 @@ def test_token_is_asked_for_and_what_waited_goes_on(
         expect(tab.results.locator("h3")).to_have_text(["Waiting for the token"])
         field.fill("wrong")
         field.press("Enter")
-        expect(tab.page.get_by_role("alert")).to_have_text("This token is not accepted.")
+        expect(tab.page.get_by_role("alert")).to_have_text("This token is not valid.")
         field.fill("open-sesame")
-        tab.page.get_by_role("button", name="Use it").click()
+        tab.page.get_by_role("button", name="Use token").click()
         expect(tab.results.locator("h3")).to_have_text(["circle"])
         expect(field).to_be_hidden()
         expect(tab.page.get_by_role("button", name="Try a sample of circle").first).to_be_visible()
         with tab.page.expect_download() as download:
             tab.page.get_by_role("link", name="docs.json").click()
         assert "/predict" in download.value.path().read_text()
-        # Phones drop a page from memory while their camera is open.
+        # Phones discard a page while their camera is open.
         tab.page.reload()
         expect(tab.page.locator("#model")).to_contain_text("test_resnet")
 
 
-# For everybody, everywhere -----------------------------------------------------------------------------------------
+# Accessibility and devices -----------------------------------------------------------------------------------------
 
 LONG = "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch, a village with a station and a very long name"
 
 
 def show_everything(tab: Tab, photos: list[Path], folder: Path) -> None:
-    """Bring about a prediction and an error, and open all that can be opened."""
+    """Make the page show a prediction and an error, with all details open."""
     tab.expected = ["status of 400", "status of 415"]
     (folder / "broken.jpg").write_bytes(photos[0].read_bytes()[:200])
     tab.choose(photos[0], folder / "broken.jpg")
-    expect(tab.status).to_have_text("2 images are done; 1 of them did not work.")
+    expect(tab.status).to_have_text("1 of 2 images classified, 1 failed.")
     for summary in tab.page.locator("summary").all():
         summary.click()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", [{}, PHONE], ids=["desktop", "phone"])
-def test_accessibility_checker_finds_nothing(
+def test_accessibility_checker_finds_no_violation(
     open_page: Callable[..., Tab], photos: list[Path], tmp_path: Path, scheme: str, device: dict[str, Any]
 ) -> None:
     tab = open_page(color_scheme=scheme, **device)
@@ -309,15 +308,15 @@ def test_accessibility_checker_finds_nothing(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_edges_stand_out(
+def test_text_and_borders_have_enough_contrast(
     open_page: Callable[..., Tab], photos: list[Path], tmp_path: Path, scheme: str
 ) -> None:
     tab = open_page(color_scheme=scheme)
     show_everything(tab, photos, tmp_path)
     page = tab.page
-    # The checker cannot say what lies behind text that a bar lies half behind.
-    for ground in (".bars i", ".bars li"):
-        assert contrast(page, ".bars span", ground) >= 4.5
+    # The checker cannot tell the background of text that is partly in front of a bar.
+    for background in (".bars i", ".bars li"):
+        assert contrast(page, ".bars span", background) >= 4.5
     assert contrast(page, ".problem", "body") >= 4.5
     assert contrast(page, "#limits", "#drop") >= 4.5
     assert contrast(page, ".frame span", ".frame") >= 4.5
@@ -328,14 +327,14 @@ def test_text_and_edges_stand_out(
     assert light == (scheme == "light")
 
 
-def test_everything_is_reached_by_keyboard_and_shows_where_the_focus_is(
+def test_every_control_is_reached_by_keyboard_with_a_visible_focus(
     tab: Tab, photos: list[Path], tmp_path: Path
 ) -> None:
     show_everything(tab, photos, tmp_path)
     page = tab.page
     controls = page.locator("button, input, summary, a[href], [tabindex='0']")
     wanted = sum(control.evaluate("each => each.checkVisibility()") for control in controls.all())
-    page.locator("h1").click()  # from there on
+    page.locator("h1").click()  # the focus moves on from here
     seen = []
     for _ in range(wanted):
         page.keyboard.press("Tab")
@@ -348,7 +347,7 @@ def test_everything_is_reached_by_keyboard_and_shows_where_the_focus_is(
     assert all("solid 3px" in style for _, style in seen)
 
 
-def test_keyboard_alone_is_enough(tab: Tab, photos: list[Path]) -> None:
+def test_page_works_by_keyboard_alone(tab: Tab, photos: list[Path]) -> None:
     page = tab.page
     sample = page.get_by_role("button", name="Try a sample of stripes").first
     sample.focus()
@@ -368,24 +367,24 @@ def test_keyboard_alone_is_enough(tab: Tab, photos: list[Path]) -> None:
     expect(page.locator("#facts")).to_be_visible()
 
 
-def test_screen_reader_hears_the_beginning_and_the_end_not_each_image(tab: Tab, photos: list[Path]) -> None:
+def test_status_is_announced_once_per_batch(tab: Tab, photos: list[Path]) -> None:
     expect(tab.page.locator("#sample-list button")).not_to_have_count(0)
-    said = heard(tab.page)
+    announced = announcements(tab.page)
     tab.choose(photos[0])
     expect(tab.status).to_contain_text(f"{photos[0].name}: circle, ")
-    first = said()
-    assert first[0] == "Looking at one image…"
+    first = announced()
+    assert first[0] == "Classifying the image…"
     assert len(first) == 2
     tab.choose(*photos)
-    expect(tab.status).to_have_text("3 images are done.")
-    assert said()[2:] == ["Looking at 3 images…", "3 images are done."]
+    expect(tab.status).to_have_text("3 images classified.")
+    assert announced()[2:] == ["Classifying 3 images…", "3 images classified."]
 
 
-def test_phone_has_a_camera_button_and_nothing_is_wider_than_the_screen(
+def test_phone_has_a_camera_button_and_no_horizontal_scrolling(
     open_page: Callable[..., Tab], service: Service, photos: list[Path]
 ) -> None:
     tab = open_page(load=False, **PHONE)
-    model = httpx.get(f"{service.url}/model").json()
+    model = httpx.get(f"{service.url}/model", timeout=60).json()
     model |= {"name": "a_name_without_any_blanks_" * 4, "classes": [LONG] * 1000}
     tab.page.route("**/model", lambda route: route.fulfill(json=model))
     tab.page.route("**/predict", lambda route: route.fulfill(json=answer_of(LONG)))
@@ -406,30 +405,30 @@ def test_phone_has_a_camera_button_and_nothing_is_wider_than_the_screen(
         assert min(box["width"], box["height"]) >= 44
 
 
-def test_result_is_brought_into_view_on_a_phone(open_page: Callable[..., Tab], photos: list[Path]) -> None:
+def test_result_is_scrolled_into_view_on_a_phone(open_page: Callable[..., Tab], photos: list[Path]) -> None:
     tab = open_page(**PHONE | {"viewport": {"width": 390, "height": 500}})
     tab.choose(photos[0])
     expect(tab.results.locator("h3")).to_have_text(["circle"])
     expect(tab.results.locator("h3")).to_be_in_viewport()
 
 
-def test_desktop_offers_no_camera_and_a_phone_nothing_to_drop(open_page: Callable[..., Tab]) -> None:
+def test_desktop_has_no_camera_button_and_phone_no_drop_area(open_page: Callable[..., Tab]) -> None:
     desktop, phone = open_page().page, open_page(**PHONE).page
     for page, there, missing in ((desktop, "Drop images here", "Take a photo"), (phone, "Take a photo", "Drop images")):
         expect(page.get_by_text(there)).to_be_visible()
         expect(page.get_by_text(missing)).to_be_hidden()
 
 
-def test_policy_lets_nothing_in_from_elsewhere(tab: Tab) -> None:
-    # What the other tests find nothing of would be found.
+def test_content_security_policy_blocks_other_origins_and_inline_scripts(tab: Tab) -> None:
+    # The check of the other tests would find these.
     tab.page.evaluate("""() => {
         document.body.append(Object.assign(new Image(), { src: "https://elsewhere.invalid/x.png" }));
         document.body.append(Object.assign(document.createElement("script"), { textContent: "window.ran = 1" }));
     }""")
     assert tab.page.evaluate("window.ran ?? 0") == 0
-    assert any("policy: img-src https://elsewhere.invalid" in said for said in tab.complaints)
-    assert any("policy: script-src-elem inline" in said for said in tab.complaints)
-    tab.expected = ["policy: ", "Content Security Policy", "asked https://elsewhere.invalid/x.png"]
+    assert any("policy: img-src https://elsewhere.invalid" in problem for problem in tab.problems)
+    assert any("policy: script-src-elem inline" in problem for problem in tab.problems)
+    tab.expected = ["policy: ", "Content Security Policy", "requested https://elsewhere.invalid/x.png"]
 
 
 def answer_of(label: str) -> dict[str, Any]:

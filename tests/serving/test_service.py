@@ -1,4 +1,4 @@
-"""The service: what it answers, and that it answers what evaluation says."""
+"""Predictions of the service equal those of the library."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ def photos(trained: Path) -> list[Path]:
     return [next((trained / "photos" / kind).iterdir()) for kind in ("circle", "square", "stripes")]
 
 
-def test_prediction_is_that_of_the_library(service: Service, portable: Path, photos: list[Path]) -> None:
+def test_prediction_equals_that_of_the_library(service: Service, portable: Path, photos: list[Path]) -> None:
     model = mlops_img.load(portable)
     for path in photos:
-        answer = httpx.post(f"{service.url}/predict", files={"image": path.read_bytes()}, data={"top_k": "2"}).json()
+        answer = httpx.post(
+            f"{service.url}/predict", files={"image": path.read_bytes()}, data={"top_k": "2"}, timeout=60
+        ).json()
         (expected,) = model.predict([path], top_k=2)
         assert (answer["label"], answer["index"]) == (expected.label, expected.index)
         assert answer["probability"] == pytest.approx(expected.probability, abs=1e-6)
@@ -38,10 +40,10 @@ def test_prediction_is_that_of_the_library(service: Service, portable: Path, pho
         assert set(answer["timing"]) == {"decode_ms", "queue_ms", "model_ms", "total_ms"}
 
 
-def test_one_bad_image_spoils_only_its_own_result(service: Service, photos: list[Path]) -> None:
+def test_bad_image_affects_only_its_own_result(service: Service, photos: list[Path]) -> None:
     files = [("images", (path.name, path.read_bytes())) for path in photos]
     files.insert(1, ("images", ("bad.jpg", photos[0].read_bytes()[:200])))
-    results = httpx.post(f"{service.url}/predict_batch", files=files).json()["results"]
+    results = httpx.post(f"{service.url}/predict_batch", files=files, timeout=60).json()["results"]
     assert [result["prediction"] is None for result in results] == [False, True, False, False]
     assert results[1]["filename"] == "bad.jpg"
     assert results[1]["error"]["code"] == "bad_image"

@@ -1,4 +1,4 @@
-"""What is wrong with a form is answered by its reason, as is an image of a kind that is not taken."""
+"""Invalid forms and unsupported images are refused with the specific reason."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from mlops_img.bundle.predictor import Predictor, load
+from mlops_img.bundle.predictor import Predictor
+from mlops_img.registry.load import load
 from mlops_img.serving import libtiff
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.app import build_app
-from mlops_img.serving.engine import Answered
+from mlops_img.serving.engine import TimedPrediction
 from mlops_img.serving.errors import Code, RequestError
-from mlops_img.serving.middleware import Guard
+from mlops_img.serving.middleware import with_middleware
 from mlops_img.serving.settings import Settings
-from mlops_img.serving.state import State
 from mlops_img.serving.uploads import prepare_upload
+from mlops_img.serving.worker import Worker
 from tests.helpers.hostile_requests import CHARSETS, image
 from tests.helpers.hostile_uploads import encoded, picture, sound, tiff
 from tests.helpers.raw_http import FORM, form, part
@@ -35,24 +36,24 @@ def predictor(trained: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def client(predictor: Predictor) -> Iterator[TestClient]:
-    """The service, with an engine that computes in the test's own thread."""
+    """A client of the service, whose engine runs in the thread of the test."""
 
-    async def predict(data: bytes, top_k: int) -> Answered:
+    async def predict(data: bytes, top_k: int) -> TimedPrediction:
         pixels = prepare_upload(predictor, data, 10**6)
         prediction = predictor.interpret(predictor.run(pixels.unsqueeze(0))[0], top_k)[0]
-        return Answered(prediction, 0.0, 0.0, 0.0)
+        return TimedPrediction(prediction, 0.0, 0.0, 0.0)
 
     settings = Settings()
     engine: Any = SimpleNamespace(
         predictor=predictor, settings=settings, admission=Admission(64, 10.0), predict=predict
     )
     app = build_app(engine)
-    with TestClient(Guard(app, State(settings, engine=engine, app=app))) as made:
+    with TestClient(with_middleware(app, Worker(settings, engine=engine, app=app))) as made:
         yield made
 
 
-def posted(client: TestClient, body: bytes, kind: str = FORM) -> tuple[int, str]:
-    """Return the status and the message of the answer to a form."""
+def post(client: TestClient, body: bytes, kind: str = FORM) -> tuple[int, str]:
+    """Post a form; returns the status and the error message."""
     answer = client.post("/predict", content=body, headers={"Content-Type": kind})
     return answer.status_code, answer.json()["error"]["message"] if answer.status_code != 200 else ""
 
@@ -61,7 +62,7 @@ TOO_MANY = "The form has too many parts: at most 1,000"
 
 
 @pytest.mark.parametrize(
-    ("parts", "status", "said"),
+    ("parts", "status", "reason"),
     [
         ([part(b"x", b"f") for _ in range(1001)], 413, f"{TOO_MANY} files."),
         ([part(b"x", b"f%d" % number, None) for number in range(10_000)], 413, f"{TOO_MANY} fields."),
@@ -76,53 +77,55 @@ TOO_MANY = "The form has too many parts: at most 1,000"
     ],
     ids=["files", "fields", "file name", "header", "headers", "text", "no name", "no disposition", "no colon", "empty"],
 )
-def test_form_is_refused_by_its_reason(client: TestClient, parts: list[bytes], status: int, said: str) -> None:
-    refused, message = posted(client, form(*parts))
+def test_invalid_form_is_refused_with_the_reason(
+    client: TestClient, parts: list[bytes], status: int, reason: str
+) -> None:
+    refused, message = post(client, form(*parts))
     assert refused == status
-    assert said in message
+    assert reason in message
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "reason"),
     [
         ("multipart/form-data", "send multipart/form-data with a boundary"),
         (f"multipart/form-data; boundary={'b' * 300}", "The boundary is too long: at most 256 characters."),
-        ("multipart/form-data; boundary=other", "does not use the boundary that its Content-Type header names"),
+        ("multipart/form-data; boundary=other", "does not use the boundary in its Content-Type header"),
     ],
 )
-def test_boundary_that_is_wrong_is_named(client: TestClient, kind: str, said: str) -> None:
-    status, message = posted(client, form(image()), kind)
+def test_wrong_boundary_is_refused_with_the_reason(client: TestClient, kind: str, reason: str) -> None:
+    status, message = post(client, form(image()), kind)
     assert status == 400
-    assert said in message
+    assert reason in message
 
 
 @pytest.mark.parametrize("charset", CHARSETS)
 def test_text_that_cannot_be_decoded_is_refused(client: TestClient, charset: str) -> None:
     body = form(image(), part(b"\xff5\xfe", b"top_k", None))
-    assert posted(client, body, f"{FORM}; charset={charset}")[0] in (400, 422)
+    assert post(client, body, f"{FORM}; charset={charset}")[0] in (400, 422)
 
 
 @pytest.mark.parametrize("kind", ["multipart/form-datax; boundary=edge", "multipart/mixed; boundary=edge", "", "a/b"])
-def test_other_types_are_refused(client: TestClient, kind: str) -> None:
-    assert posted(client, form(image()), kind)[0] == 415
+def test_other_content_types_are_refused(client: TestClient, kind: str) -> None:
+    assert post(client, form(image()), kind)[0] == 415
 
 
-def test_body_that_ends_early_is_refused_wherever_it_ends(client: TestClient) -> None:
+def test_truncated_body_is_refused(client: TestClient) -> None:
     whole = form(image())
     end = len(b"--edge--\r\n")
-    # Without the line break behind the last boundary it is whole.
-    assert posted(client, whole[:-2])[0] == 200
+    # Without the line break after the last boundary it is complete.
+    assert post(client, whole[:-2])[0] == 200
     for cut in (*range(3, end + 3), 100, len(whole) - 10, len(whole) - 3, len(whole)):
-        status, message = posted(client, whole[:-cut])
+        status, message = post(client, whole[:-cut])
         assert status == 400, cut
         assert "ended early" in message, cut
 
 
-def test_what_surrounds_a_form_does_no_harm(client: TestClient) -> None:
+def test_epilogue_of_a_form_is_ignored(client: TestClient) -> None:
     whole = form(image())
-    assert posted(client, b"\r\n" + whole)[0] == 200
-    assert posted(client, whole + b"an epilogue\r\n--edge\r\n")[0] == 200
-    status, message = posted(client, b"a preamble\r\n" + whole)
+    assert post(client, b"\r\n" + whole)[0] == 200
+    assert post(client, whole + b"an epilogue\r\n--edge\r\n")[0] == 200
+    status, message = post(client, b"a preamble\r\n" + whole)
     assert status == 400
     assert "boundary" in message
 
@@ -138,18 +141,18 @@ def test_what_surrounds_a_form_does_no_harm(client: TestClient) -> None:
     ],
     ids=["bare", "escaped", "extended", "multipart", "no file name"],
 )
-def test_odd_dispositions_are_understood_or_refused(client: TestClient, head: bytes) -> None:
-    status, message = posted(client, form(head + b"\r\n\r\n" + sound()["png"]))
+def test_unusual_dispositions_are_accepted(client: TestClient, head: bytes) -> None:
+    status, message = post(client, form(head + b"\r\n\r\n" + sound()["png"]))
     assert status == 200, message
 
 
-def test_form_in_a_form_is_not_looked_into(client: TestClient) -> None:
+def test_nested_form_is_not_parsed(client: TestClient) -> None:
     inner = b"--inner\r\n" + image() + b"\r\n--inner--\r\n"
     kind = b'Content-Type: multipart/mixed; boundary=inner\r\nContent-Disposition: form-data; name="image"; filename=a'
-    assert posted(client, form(kind + b"\r\n\r\n" + inner))[0] == 415
+    assert post(client, form(kind + b"\r\n\r\n" + inner))[0] == 415
 
 
-def test_head_is_answered_like_get_without_a_body(client: TestClient) -> None:
+def test_head_is_answered_like_get(client: TestClient) -> None:
     for path in ("/model", "/", "/samples/0"):
         assert client.head(path).status_code == 200
     assert client.head("/predict").status_code == 405
@@ -157,7 +160,7 @@ def test_head_is_answered_like_get_without_a_body(client: TestClient) -> None:
 
 
 def twelve_bit_jpeg() -> bytes:
-    """Return a JPEG whose frame header says 12 bits."""
+    """Return a JPEG whose frame header declares 12 bits."""
     data = bytearray(encoded(picture(), "JPEG"))
     place = data.index(b"\xff\xc0")
     data[place + 1], data[place + 4] = 0xC1, 12
@@ -173,7 +176,7 @@ def twelve_bit_jpeg() -> bytes:
     ],
     ids=["12-bit jpeg", "float tiff", "heic"],
 )
-def test_image_of_a_kind_that_is_not_taken_is_named(client: TestClient, data: bytes, kind: str) -> None:
+def test_unsupported_kind_of_image_is_named(client: TestClient, data: bytes, kind: str) -> None:
     answer = client.post("/predict", content=form(part(data)), headers={"Content-Type": FORM})
     assert answer.status_code == 415
     assert answer.json()["error"]["code"] == "unsupported"
@@ -184,14 +187,14 @@ def test_image_of_a_kind_that_is_not_taken_is_named(client: TestClient, data: by
     "data", [sound()["jpeg"][:500], sound()["png"][:300], sound()["lzw tiff"][:300]], ids=["jpeg", "png", "tiff"]
 )
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damage_is_not_a_kind(predictor: Predictor, data: bytes) -> None:
+def test_damaged_image_is_not_called_unsupported(predictor: Predictor, data: bytes) -> None:
     with pytest.raises(RequestError) as raised:
         prepare_upload(predictor, data, 10**6)
     assert raised.value.code is Code.BAD_IMAGE
 
 
-def test_libtiff_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_libtiff_writes_nothing_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     assert libtiff.silence()
-    with pytest.raises(OSError):  # noqa: PT011  # Pillow says only that decoding failed
+    with pytest.raises(OSError):  # noqa: PT011  # Pillow's message is only that decoding failed
         Image.open(io.BytesIO(tiff(64, 64, b"\xff" * 4000))).load()
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Requests that are framed in odd ways, byte for byte, on a worker's protocol with a small application behind it."""
+"""Unusual and invalid HTTP framing, byte for byte, with a worker's protocol and a small application."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import uvicorn
 
-from mlops_img.serving import protocol as wire
+from mlops_img.serving import protocol as protocol_module
 from mlops_img.serving import server as server_module
 from mlops_img.serving import transport
 from mlops_img.serving.listening import drop_new_connections
-from mlops_img.serving.server import DrainingServer, is_ending
+from mlops_img.serving.protocol import GuardedHttpProtocol
+from mlops_img.serving.server import DrainingServer, is_draining
 from tests.helpers.service_process import until
 
 HOST = b"Host: here\r\n"
@@ -27,7 +28,7 @@ CHUNKED = b"POST /whole HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Read the body, except for /early, and answer with the path and the headers that came."""
+    """Read the body, except for /early; respond with the path, the names of the headers and the size of the body."""
     body = b""
     while scope["path"] != "/early":
         message = await receive()
@@ -42,9 +43,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def running(patience: float = 30.0, *, drop: bool = True) -> Iterator[tuple[DrainingServer, Any]]:
-    """Run a server in a thread; yields it and its address. At its end the kernel drops new connections first."""
-    protocol = type("Protocol", (wire.Wire,), {"patience": patience, "keep_alive": 75.0})
+def running(header_timeout: float = 30.0, *, drop: bool = True) -> Iterator[tuple[DrainingServer, Any]]:
+    """Run a server in a thread; yields it and its address. With `drop`, new connections are dropped before it ends."""
+    protocol = type("Protocol", (GuardedHttpProtocol,), {"header_timeout": header_timeout, "keep_alive": 75.0})
     config = uvicorn.Config(application, http=protocol, loop="asyncio", lifespan="off", log_config=None)
     server = DrainingServer(config)
     listening = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -67,7 +68,7 @@ def address() -> Iterator[Any]:
 
 
 def exchange(address: Any, *pieces: bytes, end: bool = False) -> bytes:
-    """Send pieces, with `end` also the end of it, and return all that comes until the server closes."""
+    """Send pieces, and with `end` the end of the stream; return everything received until the server closes."""
     with socket.create_connection(address, timeout=60) as connection:
         for piece in pieces:
             connection.sendall(piece)
@@ -108,7 +109,7 @@ CLOSE = b"GET /last HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
         b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
     ],
 )
-def test_head_that_may_not_be_answered_is_refused(address: Any, head: bytes) -> None:
+def test_invalid_head_is_refused(address: Any, head: bytes) -> None:
     received = exchange(address, head)
     assert statuses(received) == [400]
     assert b'"code":"bad_request"' in received
@@ -124,24 +125,24 @@ def test_head_that_may_not_be_answered_is_refused(address: Any, head: bytes) -> 
         (b"GET /" + b"a" * 60_000 + b" HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n", b"/aaa"),
     ],
 )
-def test_odd_but_right_head_is_answered(address: Any, head: bytes, path: bytes) -> None:
+def test_unusual_but_valid_head_is_answered(address: Any, head: bytes, path: bytes) -> None:
     received = exchange(address, head)
     assert statuses(received) == [200]
     assert received.split(b"\r\n\r\n", 1)[1].startswith(path)
 
 
 @pytest.mark.parametrize("expected", [b"200-ok", b"100-continue, other"])
-def test_expectation_that_is_not_supported_is_refused(address: Any, expected: bytes) -> None:
+def test_unsupported_expectation_is_refused(address: Any, expected: bytes) -> None:
     received = exchange(address, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: %s\r\n\r\n" % expected)
     assert statuses(received) == [417]
     assert b'"code":"expectation_failed"' in received
 
 
-def test_expectation_of_an_old_client_is_ignored(address: Any) -> None:
+def test_expectation_of_an_http_1_0_client_is_ignored(address: Any) -> None:
     assert statuses(exchange(address, b"POST / HTTP/1.0\r\nContent-Length: 2\r\nExpect: a\r\n\r\nab")) == [200]
 
 
-def test_continue_is_sent_to_whoever_waits_for_it(address: Any) -> None:
+def test_continue_is_sent_if_expected(address: Any) -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\nExpect: 100-Continue\r\n\r\n"
     with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(head)
@@ -150,7 +151,7 @@ def test_continue_is_sent_to_whoever_waits_for_it(address: Any) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
-def test_trailers_do_not_pass_for_headers(address: Any) -> None:
+def test_trailers_do_not_become_headers(address: Any) -> None:
     body = b"2\r\nab\r\n0\r\nAuthorization: Bearer x\r\nContent-Type: y\r\n\r\n"
     received = exchange(address, CHUNKED + body + CLOSE)
     assert statuses(received) == [200, 200]
@@ -158,16 +159,16 @@ def test_trailers_do_not_pass_for_headers(address: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "flood",
+    "excess",
     [b"2;" + b"a" * 2**20, b"2\r\nab\r\n0\r\nX: " + b"a" * 2**20, b"2\r\nab\r\n0\r\n" + b"X: y\r\n" * 200_000],
     ids=["extension", "trailer", "trailers"],
 )
-def test_framing_without_measure_is_refused(address: Any, flood: bytes) -> None:
-    pieces = [CHUNKED, *(flood[place : place + 50_000] for place in range(0, len(flood), 50_000))]
+def test_excessive_framing_is_refused(address: Any, excess: bytes) -> None:
+    pieces = [CHUNKED, *(excess[place : place + 50_000] for place in range(0, len(excess), 50_000))]
     assert statuses(exchange(address, *pieces)) == [400]
 
 
-def test_many_small_chunks_are_no_flood(address: Any) -> None:
+def test_many_small_chunks_are_accepted(address: Any) -> None:
     body = b"1;a=b\r\nx\r\n" * 50_000 + b"0\r\n\r\n"
     assert b"/whole host,transfer-encoding 50000" in exchange(address, CHUNKED + body + CLOSE)
 
@@ -179,17 +180,17 @@ def test_pipelined_requests_are_answered_in_order(address: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", [b"no HTTP\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"a" * 200_000])
-def test_what_is_wrong_behind_a_request_does_not_spoil_its_answer(address: Any, bad: bytes) -> None:
+def test_invalid_head_after_a_request_does_not_affect_its_response(address: Any, bad: bytes) -> None:
     received = exchange(address, GET + GET + bad)
     assert statuses(received) == [200, 200]
 
 
-def test_body_that_is_wrong_behind_a_request_does_not_spoil_its_answer(address: Any) -> None:
+def test_invalid_body_after_a_request_does_not_affect_its_response(address: Any) -> None:
     assert statuses(exchange(address, GET + CHUNKED + b"zz\r\n")) == [200]
     assert statuses(exchange(address, CHUNKED + b"zz\r\n")) == [400]
 
 
-def test_connection_is_kept_past_a_body_that_was_refused(address: Any) -> None:
+def test_connection_is_kept_after_a_refused_body(address: Any) -> None:
     refused = b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n"
     with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(refused + b"x" * 10)
@@ -202,46 +203,46 @@ def test_connection_is_kept_past_a_body_that_was_refused(address: Any) -> None:
     assert statuses(received) == [413, 200]
 
 
-def pour(connection: socket.socket) -> None:
+def send_endlessly(connection: socket.socket) -> None:
     while True:
         connection.sendall(bytes(2**20))
 
 
-def test_body_that_was_refused_is_not_read_for_ever(address: Any) -> None:
+def test_refused_body_is_not_read_endlessly(address: Any) -> None:
     with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000000000000\r\n\r\n")
         while b"/early" not in connection.recv(1000):
             pass
         with pytest.raises(OSError, match=r"Broken pipe|reset by peer"):
-            pour(connection)
+            send_endlessly(connection)
 
 
-def test_body_that_was_refused_and_does_not_come_ends_the_connection() -> None:
-    with running(patience=0.5) as (_, address):
+def test_refused_body_that_does_not_arrive_ends_the_connection() -> None:
+    with running(header_timeout=0.5) as (_, address):
         received = exchange(address, b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n" + b"x")
         assert statuses(received) == [413]
 
 
-def test_answer_to_a_refused_upload_is_not_lost_by_a_reset(address: Any) -> None:
-    """A client that reads only after it has sent everything finds the answer."""
+def test_response_to_a_refused_upload_is_not_lost_by_a_reset(address: Any) -> None:
+    """A client that reads only after it has sent everything receives the response."""
     head = b"POST / HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n"  # without Host
     for _ in range(5):
         assert statuses(exchange(address, head + bytes(3_000_000))) == [400]
 
 
 @pytest.mark.parametrize("cut", [b"GET /mod", GET[:-2], CHUNKED, CHUNKED + b"5\r\nab"])
-def test_request_that_ended_early_is_answered(address: Any, cut: bytes) -> None:
+def test_truncated_request_is_refused(address: Any, cut: bytes) -> None:
     received = exchange(address, cut, end=True)
     assert statuses(received) == [400]
     assert b"ended early" in received
 
 
-def test_client_that_has_said_all_gets_its_answer(address: Any) -> None:
+def test_half_closed_client_gets_its_response(address: Any) -> None:
     assert statuses(exchange(address, GET, end=True)) == [200]
 
 
-def test_end_of_the_server_resets_nobody() -> None:
-    """All connections that were made get an answer: those in the kernel's queue too."""
+def test_shutdown_resets_no_connection() -> None:
+    """All established connections get a response, including those in the kernel's queue."""
     clients = 60
     answers: list[int] = []
     problems: list[BaseException] = []
@@ -263,8 +264,8 @@ def test_end_of_the_server_resets_nobody() -> None:
                     answers.append(response.status)
                     response.read()
             except http.client.RemoteDisconnected as problem:
-                # An end in order, as long as the client was late: other processes may keep it from the processor.
-                if time.monotonic() - start < wire.LAST_CALL / 2:
+                # Correct if the client was late: on a busy machine it may not have been scheduled in time.
+                if time.monotonic() - start < protocol_module.IDLE_GRACE / 2:
                     problems.append(problem)
             except Exception as problem:
                 problems.append(problem)
@@ -281,8 +282,8 @@ def test_end_of_the_server_resets_nobody() -> None:
     assert set(answers) == {200}
 
 
-def test_connections_that_wait_at_the_end_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those too that come when the loop no longer accepts: nobody takes them out of the kernel's queue before."""
+def test_connections_queued_during_shutdown_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even those that arrive after the loop has stopped accepting, so that they stay in the kernel's queue."""
     clients: list[socket.socket] = []
 
     async def late() -> None:
@@ -291,7 +292,7 @@ def test_connections_that_wait_at_the_end_are_answered(monkeypatch: pytest.Monke
             for client in clients:
                 client.sendall(CLOSE)
 
-    monkeypatch.setattr(server_module, "_rounds", late)
+    monkeypatch.setattr(server_module, "_pass_rounds", late)
     with running(drop=False) as (_, address):
         pass
     assert len(clients) == 20
@@ -300,27 +301,27 @@ def test_connections_that_wait_at_the_end_are_answered(monkeypatch: pytest.Monke
             assert statuses(client.recv(1000)) == [200]
 
 
-def test_request_that_comes_after_the_end_has_begun_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "LAST_CALL", 60.0)
+def test_request_received_during_shutdown_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol_module, "IDLE_GRACE", 60.0)
     with running() as (server, address), socket.create_connection(address, timeout=60) as late:
         until(lambda: server.server_state.connections, within=60)
         server.should_exit = True
-        until(lambda: is_ending(server.server_state), within=60)
+        until(lambda: is_draining(server.server_state), within=60)
         late.sendall(GET)
         received = late.recv(1000)
         assert statuses(received) == [200]
         assert b"connection: close" in received
 
 
-def test_end_of_the_server_does_not_wait_for_silent_connections() -> None:
+def test_shutdown_does_not_wait_for_idle_connections() -> None:
     with running() as (server, address), socket.create_connection(address, timeout=60) as silent:
         until(lambda: server.server_state.connections, within=60)
         server.should_exit = True
         assert silent.recv(1000) == b""
 
 
-def test_lingering_ends() -> None:
-    """A client that neither reads nor closes does not keep its connection."""
+def test_lingering_is_limited() -> None:
+    """A client that does not close its side loses its connection."""
     with running() as (server, address), socket.create_connection(address, timeout=60) as stubborn:
         stubborn.sendall(b"no HTTP\r\n\r\n")
         while stubborn.recv(1000):

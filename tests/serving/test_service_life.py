@@ -1,4 +1,4 @@
-"""The life of a service: too much to do, too little time, killed workers, and its end."""
+"""Overload, timeouts, killed workers and shutdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.service_process import Service, serving, until
 # One process starts the service for all of them.
 pytestmark = pytest.mark.xdist_group("service_life")
 
-MUCH = 5
+SLOW_IMAGES = 5
 
 
 @pytest.fixture
@@ -32,37 +32,37 @@ def bundle(trained: Path) -> Path:
 
 
 @cache
-def slow() -> bytes:
-    """Return an image that takes a good part of a second to decode."""
+def slow_image() -> bytes:
+    """Return an image that takes a large part of a second to decode."""
     return png(6000, 6000, depth=16)
 
 
-def much_to_do() -> bytes:
-    """Return a request that takes some seconds to answer."""
-    return request(form(*[part(slow(), b"images")] * MUCH), line="POST /predict_batch HTTP/1.1")
+def slow_request() -> bytes:
+    """Return a request that takes several seconds."""
+    return request(form(*[part(slow_image(), b"images")] * SLOW_IMAGES), line="POST /predict_batch HTTP/1.1")
 
 
-def asked(service: Service, sent: bytes | None = None) -> Answer | None:
-    """Send a request, by default a good one; None if no answer came, as from a worker that dies."""
+def exchange(service: Service, sent: bytes | None = None) -> Answer | None:
+    """Send a request, by default a valid one; None if there was no response, for example from a killed worker."""
     try:
         return send(service.url, good() if sent is None else sent, timeout=90)
     except OSError:
         return None
 
 
-def answers(service: Service) -> bool:
-    """Say whether a good request is answered."""
-    answer = asked(service)
+def is_answering(service: Service) -> bool:
+    """Return whether a valid request succeeds."""
+    answer = exchange(service)
     return answer is not None and answer.status == 200
 
 
-def images_inside(service: Service) -> float:
-    """Return how many images the metrics say are worked on."""
+def admitted_images(service: Service) -> float:
+    """Return the number of admitted images from the metrics."""
     text = httpx.get(f"{service.url}/metrics", timeout=30).text
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith("mlops_img_images_inside")))
 
 
-def test_killed_worker_is_replaced_and_meanwhile_the_other_one_answers(bundle: Path, tmp_path: Path) -> None:
+def test_killed_worker_is_replaced_while_the_other_one_answers(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path, workers=2) as service:
         until(lambda: service.log.read_text().count("initialized") == 2)
         first, second = service.workers()
@@ -70,48 +70,48 @@ def test_killed_worker_is_replaced_and_meanwhile_the_other_one_answers(bundle: P
         until(lambda: first not in service.workers())
         statuses: Counter[int | None] = Counter()
 
-        def replaced_while_asked() -> bool:
-            answer = asked(service)
+        def is_replaced() -> bool:
+            answer = exchange(service)
             statuses[answer and answer.status] += 1
             return service.log.read_text().count("initialized") == 3
 
-        until(replaced_while_asked)
+        until(is_replaced)
         assert statuses == {200: statuses.total()}
         assert second in service.workers()
         assert len(service.workers()) == 2
 
 
-def test_only_worker_is_replaced_with_all_that_it_had_to_do_forgotten(bundle: Path, tmp_path: Path) -> None:
+def test_killed_only_worker_is_replaced_without_its_admitted_images(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path, timeout=60) as service, ThreadPoolExecutor() as threads:
-        lost = threads.submit(asked, service, much_to_do())
-        until(lambda: images_inside(service) == MUCH)
+        lost = threads.submit(exchange, service, slow_request())
+        until(lambda: admitted_images(service) == SLOW_IMAGES)
         (worker,) = service.workers()
         os.kill(worker, signal.SIGKILL)
         assert lost.result() is None
-        until(lambda: answers(service))
+        until(lambda: is_answering(service))
         assert service.workers() != [worker]
-        assert images_inside(service) == 0
+        assert admitted_images(service) == 0
 
 
-def test_end_waits_for_the_answers_under_way(bundle: Path, tmp_path: Path) -> None:
+def test_shutdown_waits_for_responses_under_way(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path, timeout=60) as service, ThreadPoolExecutor() as threads:
-        under_way = threads.submit(asked, service, much_to_do())
-        until(lambda: images_inside(service) == MUCH)
+        under_way = threads.submit(exchange, service, slow_request())
+        until(lambda: admitted_images(service) == SLOW_IMAGES)
         service.process.send_signal(signal.SIGTERM)
         answer = under_way.result()
         assert answer is not None
         assert answer.status == 200
-        assert [bool(result["prediction"]) for result in answer.json()["results"]] == [True] * MUCH
+        assert [bool(result["prediction"]) for result in answer.json()["results"]] == [True] * SLOW_IMAGES
         assert service.process.wait(60) == 0
-        assert asked(service) is None
+        assert exchange(service) is None
         assert "Traceback" not in service.log.read_text()
 
 
-def test_who_comes_when_there_is_too_much_to_do_is_told_to_come_again(bundle: Path, tmp_path: Path) -> None:
-    sent = request(form(part(slow())))
+def test_overloaded_service_answers_429_with_retry_after(bundle: Path, tmp_path: Path) -> None:
+    sent = request(form(part(slow_image())))
     settings = {"queue": 3, "max_images": 3, "timeout": 90}
     with serving(bundle, tmp_path, **settings) as service, ThreadPoolExecutor(24) as threads:
-        received = list(threads.map(lambda _: asked(service, sent), range(24)))
+        received = list(threads.map(lambda _: exchange(service, sent), range(24)))
         statuses = Counter(answer and answer.status for answer in received)
         assert statuses.keys() == {200, 429}
         assert statuses[200] >= 3
@@ -119,40 +119,40 @@ def test_who_comes_when_there_is_too_much_to_do_is_told_to_come_again(bundle: Pa
             if answer is not None and answer.status == 429:
                 assert problem(answer) is Code.OVERLOADED
                 assert int(answer.headers["retry-after"]) >= 1
-        assert images_inside(service) == 0
-        assert answers(service)
+        assert admitted_images(service) == 0
+        assert is_answering(service)
 
 
 @pytest.fixture(scope="module")
-def hasty(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that gives itself and others hardly any time."""
-    with serving(trained / "bundles" / "latest", tmp_path_factory.mktemp("hasty"), timeout=1) as service:
+def impatient(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with a short timeout."""
+    with serving(trained / "bundles" / "latest", tmp_path_factory.mktemp("impatient"), timeout=1) as service:
         yield service
 
 
-def test_answer_that_takes_too_long_is_given_up_and_the_service_goes_on(hasty: Service) -> None:
-    answer = asked(hasty, much_to_do())
+def test_slow_response_times_out_and_the_service_continues(impatient: Service) -> None:
+    answer = exchange(impatient, slow_request())
     assert answer is not None
     assert answer.status == 504
     assert problem(answer) is Code.TIMEOUT
-    until(lambda: answers(hasty))  # once the decoder is done with the image that it had begun
-    assert images_inside(hasty) == 0
+    until(lambda: is_answering(impatient))  # once the decoder has finished the image that it had begun
+    assert admitted_images(impatient) == 0
 
 
-def test_upload_that_trickles_is_given_up(hasty: Service) -> None:
-    body = form(part(slow()))
+def test_slow_upload_times_out(impatient: Service) -> None:
+    body = form(part(slow_image()))
     sent = 0
 
-    def trickle() -> Iterator[bytes]:
+    def send_slowly() -> Iterator[bytes]:
         nonlocal sent
         yield request(length=str(len(body)))
         for place in range(len(body)):
             sent += 1
-            time.sleep(0.01)  # a slow line
+            time.sleep(0.01)  # a slow connection
             yield body[place : place + 1]
 
-    answer = send(hasty.url, trickle())
+    answer = send(impatient.url, send_slowly())
     assert answer is not None
     assert problem(answer) is Code.UPLOAD_TIMEOUT
     assert sent < len(body)
-    until(lambda: images_inside(hasty) == 0)
+    until(lambda: admitted_images(impatient) == 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlops_img.config.train import ScheduleConfig
-from mlops_img.data.loader import Batch
+from mlops_img.data.batch import Batch
 from mlops_img.errors import EXIT_STOPPED, StoppedOnRequest
 from mlops_img.training.loop import Intervals, NonFiniteLossError, fit
 from mlops_img.training.schedule import make_schedule

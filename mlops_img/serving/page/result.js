@@ -1,6 +1,6 @@
-// One image in the list, from "Waiting…" to its bars or its error.
+// One image in the list of results: waiting, classified or failed.
 
-// Images up to this size are shown enlarged, with their pixels as squares instead of a blur.
+// Images up to this many pixels are enlarged with sharp pixels instead of a blur.
 const SMALL = 100;
 
 export function element(name, text = "", properties = {}) {
@@ -10,22 +10,22 @@ export function element(name, text = "", properties = {}) {
 }
 
 // A number stays on one line with its unit.
-export function unbroken(text) {
+export function noBreak(text) {
   return text.replaceAll(" ", "\u00a0");
 }
 
 export function percent(share) {
-  if (share > 0 && share < 0.0005) return unbroken("< 0.1 %");
-  if (share < 1 && share > 0.9995) return unbroken("> 99.9 %");
-  return unbroken(`${(100 * share).toFixed(share === 1 ? 0 : 1)} %`);
+  if (share > 0 && share < 0.0005) return "<\u00a00.1%";
+  if (share < 1 && share > 0.9995) return ">\u00a099.9%";
+  return `${(100 * share).toFixed(share === 1 ? 0 : 1)}%`;
 }
 
 export function picture(blob, alt) {
-  const shown = element("img", "", { src: URL.createObjectURL(blob), alt, decoding: "async" });
-  shown.addEventListener("load", () => {
-    shown.classList.toggle("small", Math.max(shown.naturalWidth, shown.naturalHeight) <= SMALL);
+  const image = element("img", "", { src: URL.createObjectURL(blob), alt, decoding: "async" });
+  image.addEventListener("load", () => {
+    image.classList.toggle("small", Math.max(image.naturalWidth, image.naturalHeight) <= SMALL);
   });
-  return shown;
+  return image;
 }
 
 export class Result {
@@ -33,7 +33,7 @@ export class Result {
     this.file = file;
     this.name = file.name || "pasted image";
     this.image = picture(file, this.name);
-    // Browsers do not show every format that the service reads.
+    // Browsers cannot show every format that the service reads.
     this.image.addEventListener("error", () => this.image.replaceWith(element("span", "No preview")));
     this.frame = element("div", "", { className: "frame" });
     this.frame.append(this.image);
@@ -49,7 +49,7 @@ export class Result {
   wait(title, note = "") {
     this.failure = null;
     this.answer = null;
-    this.#say("waiting", title, note && element("p", note, { className: "quiet" }));
+    this.#render("waiting", title, note && element("p", note, { className: "quiet" }));
   }
 
   show(answer) {
@@ -63,15 +63,15 @@ export class Result {
       bars.append(bar);
     }
     const [all, model] = [answer.milliseconds, answer.timing.model_ms].map(Math.round);
-    const time = element("p", `${unbroken(`${all} ms`)}, of which the model took ${unbroken(`${model} ms`)}`, {
+    const time = element("p", `${noBreak(`${all} ms`)} in total, ${noBreak(`${model} ms`)} in the model`, {
       className: "quiet",
     });
-    this.#say("shown", answer.label, bars, time);
+    this.#render("shown", answer.label, bars, time);
   }
 
   fail(failure) {
     this.failure = failure;
-    this.#say("failed", "That did not work", element("p", failure.message, { className: "problem" }));
+    this.#render("failed", "Failed", element("p", failure.message, { className: "problem" }));
   }
 
   get summary() {
@@ -84,7 +84,7 @@ export class Result {
     this.row.remove();
   }
 
-  #say(className, title, ...details) {
+  #render(className, title, ...details) {
     this.row.className = className;
     this.title.textContent = title;
     this.details.replaceChildren(...details);

@@ -1,33 +1,33 @@
-// Asking the service, and saying for people what went wrong.
+// Requests to the service, and error messages for people.
 
-const TRIES = 4;
-// A large photo over a slow line takes long; but a line that broke must not keep somebody waiting for ever.
-const PATIENCE = 120_000;
-// What a proxy in front of the service says while the service is away or busy, and what the service says itself.
-const PASSING = [429, 500, 502, 503, 504];
+const ATTEMPTS = 4;
+// Milliseconds. A large photo takes long over a slow line, but a broken line must not keep the page waiting for ever.
+const TIMEOUT = 120_000;
+// Errors that may be temporary, of the service or of a proxy in front of it.
+const RETRYABLE = [429, 500, 502, 503, 504];
 
-let token = remembered();
+let token = storedToken();
 
 export class Failure extends Error {
-  constructor(message, { status = 0, passing = false, wait = 1 } = {}) {
+  constructor(message, { status = 0, retryable = false, wait = 1 } = {}) {
     super(message);
     this.status = status;
-    this.passing = passing; // whether it may go well another time
-    this.wait = wait; // seconds
+    this.retryable = retryable;
+    this.wait = wait; // seconds before a retry
   }
 }
 
 export const hasToken = () => token !== "";
 
-// For this tab only: phones drop a page from memory while their camera is open, and load it anew.
+// Stored for this tab: phones discard a page while their camera is open, and load it again.
 export function useToken(given) {
   token = given;
   try {
     sessionStorage.setItem("token", given);
-  } catch { /* the browser keeps nothing: the token is asked for again */ }
+  } catch { /* without storage, the page asks for the token again */ }
 }
 
-function remembered() {
+function storedToken() {
   try {
     return sessionStorage.getItem("token") ?? "";
   } catch {
@@ -35,54 +35,54 @@ function remembered() {
   }
 }
 
-// Returns the answer's body, read as `kind`: "json" or "blob".
-export async function ask(path, kind = "json", options = {}) {
+// Returns the body of the response, read as `kind`: "json" or "blob".
+export async function request(path, kind = "json", options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   try {
-    const response = await fetch(path, { ...options, headers, signal: AbortSignal.timeout(PATIENCE) });
+    const response = await fetch(path, { ...options, headers, signal: AbortSignal.timeout(TIMEOUT) });
     if (response.ok) return await response[kind]();
     throw await failureOf(response);
   } catch (error) {
     if (error instanceof Failure) throw error;
-    const late = error.name === "TimeoutError";
+    const timedOut = error.name === "TimeoutError";
     throw new Failure(
-      late ? "No answer came in two minutes." : "The service does not answer. Is it running, and are you online?",
-      { passing: true },
+      timedOut ? "No response within two minutes." : "The service cannot be reached. Is it running, and are you online?",
+      { retryable: true },
     );
   }
 }
 
 async function failureOf(response) {
   const status = response.status;
-  const said = (await response.json().catch(() => null))?.error?.message;
-  const passing = PASSING.includes(status);
+  const message = (await response.json().catch(() => null))?.error?.message;
+  const retryable = RETRYABLE.includes(status);
   const wait = Number(response.headers.get("Retry-After")) || 1;
-  const instead = passing ? "The service cannot answer just now." : `The service answered with ${status}.`;
-  return new Failure(said ?? instead, { status, passing, wait });
+  const fallback = retryable ? "The service is temporarily unavailable." : `The service responded with status ${status}.`;
+  return new Failure(message ?? fallback, { status, retryable, wait });
 }
 
-// Tells of one image; `busy(seconds)` is called when the service has too much to do and is asked again later.
+// Classifies one image. `busy(seconds)` is called before a retry if the service is overloaded.
 export async function predict(file, busy) {
   const body = new FormData();
   body.append("image", new Blob([await bytesOf(file)], { type: file.type }), file.name);
-  for (let tried = 1; ; tried += 1) {
+  for (let attempt = 1; ; attempt += 1) {
     const start = performance.now();
     try {
-      const answer = await ask("predict", "json", { method: "POST", body });
+      const answer = await request("predict", "json", { method: "POST", body });
       return { ...answer, milliseconds: performance.now() - start };
     } catch (failure) {
-      if (![429, 503].includes(failure.status) || tried === TRIES) throw failure;
-      busy(failure.wait * tried);
-      await new Promise((resolve) => setTimeout(resolve, 1000 * failure.wait * tried));
+      if (![429, 503].includes(failure.status) || attempt === ATTEMPTS) throw failure;
+      busy(failure.wait * attempt);
+      await new Promise((resolve) => setTimeout(resolve, 1000 * failure.wait * attempt));
     }
   }
 }
 
-// Read here, since a fetch that cannot read a file fails as if the service were away.
+// Read here: a fetch that cannot read a file fails as if the service could not be reached.
 async function bytesOf(file) {
   try {
     return await file.arrayBuffer();
   } catch {
-    throw new Failure("This cannot be read. If it is a folder, choose the images in it.");
+    throw new Failure("This file cannot be read. If it is a folder, choose the images in it.");
   }
 }

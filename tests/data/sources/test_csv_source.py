@@ -283,7 +283,7 @@ def test_a_repeated_row_is_left_out_with_a_warning(kaggle: Path, caplog: pytest.
 def test_a_file_in_two_splits_is_reported_by_the_leakage_check(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text() + "000,circle,test\n")
-    assert "the same image lies in two splits" in error_message(kaggle, split_column="part")
+    assert "the same image is in two splits" in error_message(kaggle, split_column="part")
 
 
 # Rows without a label.

@@ -1,4 +1,4 @@
-"""Batches where shared memory is scarce: the same to the bit, and never waited for in vain."""
+"""Batches when shared memory is full: bitwise the same, and the loader never hangs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from mlops_img.config.data import FolderConfig
-from mlops_img.data import handover
-from mlops_img.data.loader import Batch, load_batches, ordered_plans, skip_or_raise
+from mlops_img.data import transfer
+from mlops_img.data.batch import Batch
+from mlops_img.data.loader import handle_bad_images, make_loader
+from mlops_img.data.sampler import sequential_batches
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.data.sources.registry import open_source
 from mlops_img.errors import UserError
@@ -30,12 +32,12 @@ PREPROCESSING = Preprocessing(64, 1.0, (0.5,) * 3, (0.25,) * 3)
 
 @pytest.fixture
 def images(shared_shapes: Path) -> ImageSet:
-    """60 images."""
+    """Return 60 images."""
     return open_source(FolderConfig(root=str(shared_shapes))).table().splits["train"]
 
 
 def read_all(images: ImageSet, workers: int) -> list[Batch]:
-    return list(load_batches(images, PREPROCESSING.crop, ordered_plans(60, 8), workers=workers))
+    return list(make_loader(images, PREPROCESSING.crop, sequential_batches(60, 8), workers=workers))
 
 
 def assert_equal(batches: list[Batch], expected: list[Batch]) -> None:
@@ -48,23 +50,23 @@ def assert_equal(batches: list[Batch], expected: list[Batch]) -> None:
         assert one.bad == other.bad
 
 
-def test_batch_goes_through_the_pipe_where_it_cannot_be_shared(
+def test_batch_is_sent_through_a_pipe_if_shared_memory_is_full(
     images: ImageSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*arguments: Any) -> None:
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     alone = read_all(images, 0)
-    handover._warn_once.cache_clear()
+    transfer._warn_once.cache_clear()
     monkeypatch.setattr(ForkingPickler, "dumps", full_for_batches(full))
     assert_equal(read_all(images, 2), alone)
-    [warning] = [record.message for record in caplog.records if record.name == "mlops_img.data.handover"]
+    [warning] = [record.message for record in caplog.records if record.name == "mlops_img.data.transfer"]
     assert "(No space left on device (28))" in warning
     assert "--shm-size" in warning
 
 
 def full_for_batches(full: Any) -> Any:
-    """Return a `dumps` that fails for batches, as in a full /dev/shm, and for nothing else."""
+    """Return a `dumps` that fails for batches, as with a full /dev/shm, and works for everything else."""
     real = ForkingPickler.dumps
 
     def dumps(value: Any, protocol: int | None = None) -> Any:
@@ -73,11 +75,11 @@ def full_for_batches(full: Any) -> Any:
     return dumps
 
 
-def test_parcel_is_unpickled_as_the_result_of_its_function() -> None:
-    assert pickle.loads(pickle.dumps(handover.Parcel(max, 1, 2))) == 2
+def test_pickled_call_unpickles_as_the_result_of_the_call() -> None:
+    assert pickle.loads(pickle.dumps(transfer.PickledCall(max, 1, 2))) == 2
 
 
-def test_without_room_for_locks_images_are_read_in_this_process(
+def test_images_are_read_in_this_process_if_locks_cannot_be_allocated(
     images: ImageSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full() -> None:
@@ -89,41 +91,41 @@ def test_without_room_for_locks_images_are_read_in_this_process(
     assert "workers cannot be started (No space left on device)" in caplog.text
 
 
-def test_killed_worker_is_one_line(images: ImageSet) -> None:
+def test_killed_worker_is_a_user_error(images: ImageSet) -> None:
     def batches() -> Iterator[Batch]:
-        loader = load_batches(images, kill_this_process, ordered_plans(60, 8), workers=1)
+        loader = make_loader(images, kill_this_process, sequential_batches(60, 8), workers=1)
         yield from loader
 
-    with pytest.raises(UserError, match=r"a process that reads images was ended from outside .*data.workers="):
-        list(skip_or_raise(batches(), images, None))
+    with pytest.raises(UserError, match=r"a data loader worker was killed .*data.workers="):
+        list(handle_bad_images(batches(), images, None))
 
 
 def kill_this_process(image: Any) -> torch.Tensor:
-    """Stand in for the kernel, which kills a process when memory runs out."""
+    """Kill this process, as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def may_mount() -> bool:
-    """Return whether this process may mount a file system of its own."""
+def can_mount() -> bool:
+    """Return whether this process may mount a file system in its own namespace."""
     try:
         return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 
 
-@pytest.mark.skipif(not may_mount(), reason="unshare -m is not permitted here")
+@pytest.mark.skipif(not can_mount(), reason="unshare -m is not permitted here")
 @pytest.mark.parametrize("size", ["1m", "4k"])
-def test_small_dev_shm(shared_shapes: Path, tmp_path: Path, size: str) -> None:
+def test_batches_are_equal_with_a_small_dev_shm(shared_shapes: Path, tmp_path: Path, size: str) -> None:
     script = tmp_path / "read.py"
     script.write_text(
         "import sys\n"
         "from pathlib import Path\n"
-        "from tests.data.test_handover import FolderConfig, assert_equal, open_source, ordered_plans\n"
-        "from tests.data.test_handover import Preprocessing, load_batches\n"
+        "from tests.data.test_transfer import FolderConfig, assert_equal, open_source, sequential_batches\n"
+        "from tests.data.test_transfer import Preprocessing, make_loader\n"
         f"images = open_source(FolderConfig(root={str(shared_shapes)!r})).table().splits['train']\n"
         "crop = Preprocessing(224, 1.0, (0.5,) * 3, (0.25,) * 3).crop\n"
-        "one, other = (list(load_batches(images, crop, ordered_plans(60, 10), workers=n)) for n in (0, 2))\n"
+        "one, other = (list(make_loader(images, crop, sequential_batches(60, 10), workers=n)) for n in (0, 2))\n"
         "assert_equal(one, other)\n"
         "print('equal')\n"
     )
