@@ -52,7 +52,7 @@ def content_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports get empty pictures: half of the time of a tiny training is Matplotlib's."""
-    monkeypatch.setattr("mlops_img.reporting.figures.png_bytes", lambda figure: EMPTY_PNG)
+    monkeypatch.setattr("mlops_img.reporting.report.png_bytes", lambda figure: EMPTY_PNG)
 
 
 @pytest.fixture(scope="session")

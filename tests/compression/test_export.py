@@ -206,7 +206,7 @@ def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:  # ty
         (lambda bundle: (bundle / "extra.pkl").write_bytes(b"x"), "extra.pkl does not belong"),
         (lambda bundle: cut(bundle / "programs/fp32.pt2"), r"programs/fp32.pt2 has [\d,]+ bytes instead of"),
         (lambda bundle: flip(bundle / "programs/fp32.pt2"), "programs/fp32.pt2 was changed"),
-        (lambda bundle: (bundle / "manifest.json").unlink(), "no bundle"),
+        (lambda bundle: (bundle / "manifest.json").unlink(), "not a bundle"),
         (lambda bundle: cut(bundle / "manifest.json"), "manifest.json cannot be read"),
         (lambda bundle: edit_manifest(bundle, lambda content: content.update(format=99)), "is of format 99"),
         (lambda bundle: edit_manifest(bundle, lambda content: content.pop("classes")), "classes: Field required"),

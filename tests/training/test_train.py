@@ -167,7 +167,7 @@ def test_full_disk_while_checkpointing_keeps_the_checkpoint_before(
     assert outcome.code == 2, outcome.err
     [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert "could not be written: File too large" in line
-    assert "step-00000002.pt is whole" in line
+    assert "step-00000002.pt is intact" in line
     folder = tmp_path / "runs/a/checkpoints"
     assert newest_valid(folder)["step"] == 2  # type: ignore[index]
     assert not [path for path in folder.iterdir() if "part" in path.name]
