@@ -91,6 +91,7 @@ class Flip:
         self.probability = probability
 
     def __call__(self, image: Tensor) -> Tensor:
+        """Map an image, uint8 (3, height, width), to itself or its mirror image."""
         return image.flip(self.dimension) if torch.rand(()).item() < self.probability else image
 
 

@@ -53,6 +53,7 @@ class StandIn(list[Any]):
     state: Any = None
 
     def __new__(cls, *_: object) -> StandIn:
+        """Take the arguments of any class."""
         return super().__new__(cls)
 
     def __init__(self, *_: object) -> None:
@@ -69,6 +70,7 @@ class DictStandIn:
     """Replace a subclass of dict by an OrderedDict, because PyTorch restores the items of no other subclass."""
 
     def __new__(cls, *_: object) -> Any:
+        """Return an OrderedDict, whatever the arguments are."""
         return OrderedDict()
 
 

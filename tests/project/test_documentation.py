@@ -134,7 +134,9 @@ def test_serving_page_lists_every_setting_and_every_error() -> None:
     text = (ROOT / "docs" / "serving.md").read_text()
     settings = text.split("\n## Settings\n")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", settings, re.MULTILINE)) == {
-        name.upper() for name in Settings.__annotations__ if name != "port"  # PORT has no prefix: below the table
+        name.upper()
+        for name in Settings.__annotations__
+        if name != "port"  # PORT has no prefix: below the table
     }
     assert set(re.findall(r"^\| (\d{3}) \| `(\w+)` \|", text, re.MULTILINE)) == {
         (str(int(code.status)), str(code)) for code in Code

@@ -41,6 +41,7 @@ class Csv:
     config: CsvConfig
 
     def table(self) -> Table:
+        """List the images; see `mlops_img.data.sources.base.Source`."""
         root = existing_folder(self.config.root)
         path = self._table_path(root)
         table = read_csv(path, self._columns(), self.config.separator, self.config.encoding)

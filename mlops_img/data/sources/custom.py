@@ -19,6 +19,7 @@ class Custom:
     config: CustomDataConfig
 
     def table(self) -> Table:
+        """List the images; see `mlops_img.data.sources.base.Source`."""
         target = self.config._target_
         table = import_target("data._target_", target)(root=self.config.root, **self.config.kwargs)
         if not isinstance(table, Table):

@@ -24,6 +24,7 @@ class Folder:
     config: FolderConfig | Mnist5kConfig
 
     def table(self) -> Table:
+        """List the images; see `mlops_img.data.sources.base.Source`."""
         root, left_out = existing_folder(self.config.root), LeftOutFiles()
         folders = split_folders(root, left_out)
         with_splits = list(folders.values()) != [root]

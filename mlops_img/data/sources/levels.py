@@ -24,10 +24,12 @@ class Listed(Protocol):
     """A class folder: its path and the names of the folders directly in it."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The folder."""
 
     @property
-    def subfolders(self) -> list[str]: ...
+    def subfolders(self) -> list[str]:
+        """The names of the folders directly in it."""
 
 
 def hint_below(root: Path) -> str:

@@ -42,6 +42,7 @@ class Mnist5k:
     config: Mnist5kConfig
 
     def table(self) -> Table:
+        """List the images; see `mlops_img.data.sources.base.Source`."""
         write_mnist5k(Path(self.config.root).expanduser())
         return Folder(self.config).table()
 

@@ -31,6 +31,7 @@ class Torchvision:
     config: TorchvisionConfig
 
     def table(self) -> Table:
+        """List the images; see `mlops_img.data.sources.base.Source`."""
         build = self._dataset_class()
         parts = self._parts(build)
         labels = {split: self._labels(part) for split, part in parts.items()}
@@ -109,6 +110,7 @@ class DatasetReader:
     dataset: Any
 
     def __call__(self, name: str) -> Image.Image:
+        """Return the image of this name, <split>/<index>."""
         image: Image.Image = self.dataset[int(name.rsplit("/", 1)[1])][0]
         return image
 
