@@ -319,7 +319,7 @@ def test_absolute_paths_of_mistakes_are_shown_relative_to_their_common_folder(
     evaluation, read_image = digits
     mistakes = [m | {"path": f"/photos/test/{m['label']}/{m['index']}.png"} for m in evaluation["mistakes"]]
     text = Page(report.write_report(run_dir, evaluation | {"mistakes": mistakes}, read_image)).text
-    assert "Files are relative to /photos/test ." in text
+    assert "Files are relative to /photos/test." in text
     assert text.count("/photos/test") == 1
     assert f"{mistakes[0]['label']}/{mistakes[0]['index']}.png" in text
 
