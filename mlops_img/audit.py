@@ -1,9 +1,9 @@
 """Look through a data set before training: `python -m mlops_img.audit data=folder data.root=photos`.
 
-Every image of every split is read and decoded once. A table goes to the terminal, all findings go to a JSON
+Every image of every split is read and decoded once. A table is printed, all findings are written to a JSON
 file: counts and sizes; unreadable files; exact and near duplicates, with those that cross splits (leakage)
 and those with different labels; classes missing from a split; imbalance. Where training stops at the first
-problem, the audit goes on and lists all.
+problem, the audit continues and lists all.
 
 Exit codes: 0, nothing is wrong; 1, something is that training refuses or skips (unreadable images, a class
 missing from a split, one class only, a class too small to be split) or that makes its result mislead (one
@@ -81,10 +81,10 @@ def write_findings(findings: Findings, path: Path) -> None:
 def output_path(config: AuditConfig) -> Path:
     """Return where the findings go: `config.output`, or `<root>.audit.json` beside the data, or else here.
 
-    Beside and not inside, because what lies inside may be tracked by its checksum (data.dvc).
+    Not inside, because the data may be tracked by their checksum (data.dvc).
 
     Raises:
-        UserError: the folder does not exist or is not writable: said before an hour of scanning, not after.
+        UserError: the folder does not exist or is not writable; raised before the scan, which may take an hour.
     """
     if config.output is None:
         root = Path(config.data.root).expanduser().resolve()

@@ -26,7 +26,7 @@ def store(config: StoreConfig) -> None:
     Raises:
         UserError: no bundle, or a damaged one; or a store that cannot be read or written.
     """
-    # BentoML tells its makers of each model that is saved, and waits for them where there is no network.
+    # BentoML sends usage data for each saved model, and waits if there is no network.
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     from bentoml.exceptions import BentoMLException
 
@@ -35,7 +35,7 @@ def store(config: StoreConfig) -> None:
     except (BentoMLException, OSError) as error:
         reason = " ".join(str(error).split())[:200].removesuffix(".")
         raise UserError(
-            f"BentoML's model store: {reason}. Mend it, or choose another folder with BENTOML_HOME=..."
+            f"BentoML's model store: {reason}. Repair it, or choose another folder with BENTOML_HOME=..."
         ) from None
 
 
@@ -74,7 +74,7 @@ def _is_copy(stored: Path, folder: Path) -> bool:
     """Return whether a model is this bundle, and whole: the manifest holds the sha256 of all other files."""
     from mlops_img.bundle.folder import MANIFEST, read_bundle
 
-    # Most are told apart by a look at the manifest.
+    # Most differ in their manifest.
     same = (stored / MANIFEST).is_file() and (stored / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
     try:
         return same and bool(read_bundle(stored))

@@ -1,7 +1,7 @@
 """A bundle: the folder that holds everything it takes to predict, and nothing that could harm.
 
-manifest.json says what is in it (`mlops_img.bundle.manifest`); no file is a pickle, and no other file may lie
-beside those that the manifest lists. Checking a bundle needs no PyTorch.
+manifest.json describes it (`mlops_img.bundle.manifest`). No file is a pickle, and the folder has no file that the
+manifest does not list. Checking a bundle needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_bundle(path: Path) -> Manifest:
     """Read the manifest of a bundle and see that every file is as it was written.
 
     Raises:
-        UserError: there is no bundle; it is of a newer format; or a file is missing, extra, changed or cut short.
+        UserError: there is no bundle; it is of a newer format; or a file is missing, extra, changed or truncated.
     """
     manifest = read_manifest(path)
     present = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
@@ -47,17 +47,17 @@ def read_bundle(path: Path) -> Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and validate manifest.json, without a look at the other files.
+    """Read and validate manifest.json; the other files are not checked.
 
     Raises:
-        UserError: there is none, or it is none of ours, or of a newer format.
+        UserError: it is missing, not a manifest of this project, or of a newer format.
     """
     try:
         content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         number = content["format"]
     except OSError:
         raise UserError(
-            f"{path} is no bundle: it has no {MANIFEST}. Make one with python -m mlops_img.export run=runs/latest"
+            f"{path} is not a bundle: it has no {MANIFEST}. Make one with python -m mlops_img.export run=runs/latest"
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"bundle {path}: {MANIFEST} cannot be read. {_AGAIN}") from None
@@ -103,7 +103,7 @@ def new_bundle(root: Path, name: str) -> Iterator[tuple[Path, str]]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json over everything that lies in the folder, whose files it lists and weighs."""
+    """Write manifest.json, with the size and the checksum of every file in the folder."""
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     files = {name: File(bytes=(folder / name).stat().st_size, sha256=sha256(folder / name)) for name in names}
     full = manifest.model_copy(update={"files": files})

@@ -1,4 +1,4 @@
-"""What manifest.json of a bundle says, and the rules by which it is checked.
+"""The schema of a bundle's manifest.json.
 
 `Manifest.model_json_schema()` documents it as JSON Schema. Nothing here needs PyTorch.
 """
@@ -42,7 +42,7 @@ class ModelInfo(Record):
         name: timm's name, or the import path of a class of one's own.
         options: keyword arguments that it was built with.
         weights: what its training started from: none, hub, or the name of a file.
-        license: of those weights, as far as timm knows it.
+        license: of those weights, if timm has it.
         parameters: how many weights it has.
         macs: multiply-accumulates for one image.
     """
@@ -63,7 +63,7 @@ class PreprocessingInfo(Record):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     gray: bool = Field(validation_alias=AliasChoices("gray", "grey"))  # grey: before format 3
-    sixteen_bit: Literal["declared", "range"] = "declared"  # bundles of earlier versions do not say it
+    sixteen_bit: Literal["declared", "range"] = "declared"  # missing in bundles of earlier versions
 
 
 class CompiledFor(Record):
@@ -137,7 +137,7 @@ class Candidate(Record):
         images_per_second: at batch size 16.
         seconds: that it took to build.
         kept_fp32: names of the layers that were too sensitive and stayed in fp32.
-        note: why it was not built or not chosen, or what to know about it.
+        note: why it was not built or not chosen, or a remark.
     """
 
     precision: PrecisionName
@@ -175,13 +175,13 @@ class Pruning(Record):
 
 
 class DriftReference(Record):
-    """What images looked like when the model was validated; `mlops_img.monitoring.reference` writes the file.
+    """The reference that drift is measured against; `mlops_img.monitoring.reference` writes the file.
 
     Attributes:
         file: its path in the bundle.
-        images: how many were looked at.
-        sample: how many of them have a row of their own.
-        features: how many numbers the classifier saw of each.
+        images: how many it is based on.
+        sample: for how many of them it has a row.
+        features: length of a feature vector.
         statistics: names of the measures of the pixels.
         quantiles: which ones are kept, within 0 and 1.
     """

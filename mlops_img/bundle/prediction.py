@@ -1,4 +1,4 @@
-"""What the model says of one image: the same classes for the library, the service and its client; needs no PyTorch."""
+"""Predictions: the same classes for the library, the service and its client. Needs no PyTorch."""
 
 from __future__ import annotations
 

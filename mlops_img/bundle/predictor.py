@@ -43,7 +43,7 @@ class Predictor:
             top_k: how many classes each prediction lists.
 
         Raises:
-            BadImageError: one is no image that can be decoded whole.
+            BadImageError: one cannot be decoded completely.
             OSError: a file cannot be read.
         """
         return [

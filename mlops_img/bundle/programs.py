@@ -30,7 +30,7 @@ def this_machine(device: torch.device) -> CompiledFor:
         major, minor = torch.cuda.get_device_capability(device)
         return CompiledFor(device="cuda", capability=[f"sm_{major}{minor}"], torch=torch.__version__)
     known = torch.cpu.get_capabilities()
-    # Compilers use whatever the processor has, so each feature counts, not only those that we know to matter.
+    # A compiler may use any feature of the processor, so all of them are compared.
     capability = [str(known.get("architecture")), *sorted(name for name, value in known.items() if value is True)]
     return CompiledFor(device="cpu", capability=capability, torch=torch.__version__)
 
@@ -40,7 +40,7 @@ def unsupported_reason(needed: CompiledFor, device: torch.device) -> str | None:
     here = this_machine(device) if device.type == needed.device else None
     if here is None:
         return f"it was compiled for {needed.device}"
-    # A program for CPUs does not care whether PyTorch was built with CUDA, which its version says after the plus.
+    # A program for CPUs does not depend on PyTorch's CUDA build, which the version has after the plus.
     versions = [
         version.partition("+")[0] if here.device == "cpu" else version for version in (needed.torch, here.torch)
     ]
@@ -72,7 +72,7 @@ def load_program(folder: Path, program: Program, device: torch.device) -> Runner
 
 
 def filled_up(run: Runner, least: int) -> Runner:
-    """Return a runner that fills smaller batches up to `least` images with copies, and drops what it says of them.
+    """Return a runner that fills smaller batches up to `least` images with copies, and drops their outputs.
 
     For some layers the kernels of a single image are several times slower than those of two.
     """

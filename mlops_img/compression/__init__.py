@@ -2,6 +2,6 @@
 
 import logging
 
-# Both tell of PyTorch's own affairs, at import, whatever one does with it.
+# Both packages warn about PyTorch's internals when they are imported.
 for name in ("torch.utils._pytree", "torch.utils.cpp_extension"):
     logging.getLogger(name).setLevel(logging.ERROR)

@@ -59,7 +59,7 @@ def capture(exportable: nn.Module, images: Tensor, max_batch: int) -> ExportedPr
 def save_portable(program: ExportedProgram, path: Path) -> None:
     """Write a program that any machine with this version of PyTorch, or a newer one, can run."""
     for node in program.graph.nodes:
-        for origin in ("stack_trace", "from_node"):  # where on this machine the source lies is nobody's business
+        for origin in ("stack_trace", "from_node"):  # paths of this machine are not published
             node.meta.pop(origin, None)
     images = program.example_inputs
     program.example_inputs = None  # they would be saved as a pickle
@@ -79,7 +79,7 @@ def compile_for_this_machine(program: ExportedProgram, path: Path, device: torch
     """
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
-    # Frozen weights are folded and packed at compile time. How many threads compute is asked at run time: the machine
+    # Frozen weights are folded and packed at compile time. The number of threads is read at run time: the machine
     # that serves may have other cores, and more than one process.
     options = {"freezing": True, "cpp.dynamic_threads": True}
     with torch.no_grad(), warnings.catch_warnings():

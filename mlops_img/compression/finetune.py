@@ -1,4 +1,4 @@
-"""A short training that mends what pruning broke, through the loop of every training."""
+"""Fine-tuning after pruning, with the normal training loop."""
 
 from __future__ import annotations
 

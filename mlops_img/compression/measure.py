@@ -38,7 +38,7 @@ class Outputs:
     Attributes:
         predictions: logits, labels and rows.
         features: float32 (n, d).
-        statistics: of the images, float32 (n, 5), if asked for; see `monitoring.reference.image_statistics`.
+        statistics: of the images, float32 (n, 5), if requested; see `monitoring.reference.image_statistics`.
     """
 
     predictions: Predictions

@@ -61,8 +61,8 @@ def check_onnx(path: Path, exportable: nn.Module, batches: Iterable[Tensor]) -> 
     for images in batches:
         with torch.inference_mode():
             exact = exportable(images)[0]
-        said = torch.from_numpy(session.run(["logits"], {"images": images.contiguous().numpy()})[0])
-        least = min(least, torch.nn.functional.cosine_similarity(said, exact, dim=1).min().item())
+        logits = torch.from_numpy(session.run(["logits"], {"images": images.contiguous().numpy()})[0])
+        least = min(least, torch.nn.functional.cosine_similarity(logits, exact, dim=1).min().item())
     if least < MIN_COSINE:
         raise UserError(
             f"model.onnx does not compute what the model computes (cosine {least:.4f}): use export.onnx=false"

@@ -15,7 +15,7 @@ from mlops_img.models.weights import classifier_names
 from mlops_img.preprocessing.transforms import Preprocessing
 
 TRIES = 12  # of the share of channels, halving the interval each time
-CLOSE = 0.01  # to the wanted share of the multiply-accumulates
+CLOSE = 0.01  # to the target share of the multiply-accumulates
 
 
 def prune_channels(model: nn.Module, preprocessing: Preprocessing, share: float) -> nn.Module:

@@ -57,7 +57,7 @@ def export_run(config: ExportConfig) -> Path:
 
 
 def _write_model(folder: Path, context: ExportContext, config: ExportConfig) -> None:
-    """Write the fp32 weights, and the model as ONNX if it is asked for."""
+    """Write the fp32 weights, and the model as ONNX if `export.onnx`."""
     weights = {key: value.contiguous() for key, value in context.model.state_dict().items()}
     save_file(weights, folder / "weights.safetensors")
     if config.export.onnx:
@@ -67,7 +67,7 @@ def _write_model(folder: Path, context: ExportContext, config: ExportConfig) -> 
 
 
 def _pruned(run: FinishedRun, config: ExportConfig) -> tuple[nn.Module, Pruning | None]:
-    """Return the run's model, pruned and fine-tuned if the configuration asks for it, and a record of the pruning."""
+    """Return the run's model, pruned and fine-tuned if configured, and a record of the pruning."""
     whole, options = run.trained.model.cpu().float(), config.prune
     if options.name == "none":
         return whole, None
@@ -112,7 +112,7 @@ def _choose(built: list[BuiltCandidate], context: ExportContext, config: ExportC
     """Return the candidate that becomes the bundle.
 
     Raises:
-        UserError: the form that was asked for cannot be built, or loses too much accuracy.
+        UserError: the chosen form cannot be built, or loses too much accuracy.
     """
     limit = config.export.max_accuracy_drop
     chosen = fastest(built if config.quantize.name == "auto" else built[-1:], limit)

@@ -26,7 +26,7 @@ class EvaluateConfig:
 
     # The run folder whose best checkpoint is evaluated.
     run: str = key("runs/latest", path=True)
-    # train, val or test. A data set of its own without splits is evaluated whole.
+    # train, val or test. Other data without splits are evaluated as a whole.
     split: str = key("test", one_of("train", "val", "test"))
     # Other images than the run's own: data.root=... alone reads them as the run's data were read; data=folder,
     # csv, custom and so on, with the keys that they have in training, reads them in that way.

@@ -1,1 +1,1 @@
-"""What every room may use: files, devices, number formats, seeds, memory."""
+"""Modules that all parts of the package may import: files, devices, precision, seeds, memory."""

@@ -1,4 +1,4 @@
-"""Where to compute: `auto`, `cpu`, `cuda` or `cuda:<number>`."""
+"""Find the device that a setting names: `auto`, `cpu`, `cuda` or `cuda:<number>`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from mlops_img.errors import UserError
 
 
 def find_device(name: str, setting: str) -> torch.device:
-    """Return the device of this name; auto takes CUDA where there is some.
+    """Return the device of this name; auto means CUDA if it is available.
 
     Args:
         name: auto, cpu, cuda or cuda:<number>.
-        setting: what the user gave the name as, for the message.
+        setting: the configuration key of the name, for the error message.
 
     Raises:
-        UserError: no such device here.
+        UserError: this machine has no such device.
     """
     try:
         device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

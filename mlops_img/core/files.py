@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed to the disk, renamed."""
+"""Write files atomically: to a temporary file in the same folder, which is flushed to disk and renamed."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a file that takes the name `path` only when it is whole and on the disk.
+    """Write a file with `write` and rename it to `path` when it is complete and on disk.
 
-    A full disk, a crash or a power cut leaves what was there before.
+    After a full disk, a crash or a power failure, `path` has its former content.
 
     Raises:
-        OSError: it could not be written; no part of it stays behind.
+        OSError: the file could not be written; the temporary file is removed.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file of ours holds; nothing if it is not there."""
+    """Return the object in a JSON file; an empty dictionary if the file does not exist."""
     return dict(json.loads(path.read_text(encoding="utf-8", errors="replace"))) if path.is_file() else {}
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people and programs, atomically."""
+    """Write indented JSON, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    # A file name that is not UTF-8 reaches us as lone surrogates; their escapes are JSON's too.
+    # Python decodes file names that are not UTF-8 to lone surrogates; their escapes are valid JSON.
     data = text.encode(errors="backslashreplace")
     write_atomically(path, lambda file: file.write(data))
 
@@ -53,9 +53,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def point_link(link: Path, target: Path) -> None:
-    """Let the symbolic link lead to `target`, at no moment to nothing.
+    """Create or replace a symbolic link to `target`, atomically.
 
-    Where links cannot be made there is only a warning: they are a convenience.
+    If links are not supported, only a warning is logged, because the link is a convenience.
     """
     fresh = link.with_name(f".{link.name}.{os.getpid()}")
     try:
@@ -64,11 +64,11 @@ def point_link(link: Path, target: Path) -> None:
         fresh.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
         os.replace(fresh, link)
     except OSError as error:
-        log.warning("%s does not lead to %s: %s", link, target, error.strerror)
+        log.warning("cannot link %s to %s: %s", link, target, error.strerror)
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring every file below the folder to the disk."""
+    """Flush every file and folder below the folder to disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -79,8 +79,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The new name is itself an entry on the disk. Windows and some mounted buckets cannot sync a folder; the
-    # file has its name by now, so that is no failure.
+    # Flushes the new directory entry. Windows and some mounted buckets cannot flush a folder, which is no error because
+    # the file has already been renamed.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

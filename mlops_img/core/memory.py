@@ -1,4 +1,4 @@
-"""How the process keeps the memory that a step gives back, for the next step to use."""
+"""Keep freed host memory in the process for the next training step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache
 # Options of mallopt(3), from malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 NEVER = -1
-# Where glibc's own thresholds come to rest once a program has freed a large block.
+# The values that glibc's dynamic thresholds reach after a program has freed a large block.
 USUAL_MMAP_THRESHOLD = 32 * 2**20
 USUAL_MMAP_MAX = 65536
 
@@ -21,15 +21,15 @@ _kept = False
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Keep freed host memory in the process for as long as this lasts.
+    """Return a context in which freed host memory stays in the process.
 
-    By default glibc takes each large tensor fresh from the kernel and hands it back when it is freed, so on
-    a CPU every step pays for clearing the same pages again: a tenth or more of its time. Nothing happens
-    under another C library, or where the environment says how malloc is to behave (MALLOC_..., GLIBC_TUNABLES).
+    By default glibc maps memory for each large tensor and unmaps it when the tensor is freed. The kernel then zeroes
+    the pages again in every step, which takes 10 % or more of the time of a step on a CPU. The context has no effect
+    with another C library, or if the environment configures malloc (MALLOC_..., GLIBC_TUNABLES).
     """
     global _kept
     libc = _glibc()
-    if _kept or libc is None or _told_by_environment():
+    if _kept or libc is None or _is_configured_by_environment():
         yield
         return
     libc.mallopt(MMAP_MAX, 0)
@@ -53,5 +53,5 @@ def _glibc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
-def _told_by_environment() -> bool:
+def _is_configured_by_environment() -> bool:
     return any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)

@@ -1,4 +1,4 @@
-"""On what device and in what number format the model computes."""
+"""Choose the device and the compute precision of a model."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute format: weights stay float32, autocast runs what gains by it in `dtype`."""
+    """The compute precision: weights stay float32, autocast runs suitable operations in `dtype`."""
 
     device: torch.device
     dtype: torch.dtype
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Return the context of a forward pass; in fp32 it does nothing."""
+        """Return the autocast context of a forward pass; it has no effect in fp32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return the loss scaler, which does something in fp16 alone."""
+        """Return the loss scaler; it is enabled in fp16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
 def choose_device(name: str, setting: str = "train.device") -> torch.device:
-    """Return the device of this name, as `find_device` does, and make it the current one.
+    """Return the device of this name like `find_device`, and make it the current CUDA device.
 
     Raises:
-        UserError: no such device here.
+        UserError: this machine has no such device.
     """
     device = find_device(name, setting)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # events, pinned memory and seeds go by the current device
+        torch.cuda.set_device(device)  # events, pinned memory and seeds use the current device
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """Return the compute format of this name: fp32, bf16, fp16, or auto for the fastest sound one.
+    """Return the precision of this name: fp32, bf16, fp16, or auto for the fastest that the device supports.
 
     Raises:
-        UserError: fp16 on a CPU, where gradients underflow without gain.
+        UserError: fp16 on a CPU, where gradients can underflow and nothing is gained.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -59,21 +59,21 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def to_device(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
-    """Move a model to the device, its weights in the order of memory that it is to compute in."""
+    """Move a model to the device, in channels-last or contiguous memory format."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
 
 
 def cpu_computes_bf16() -> bool:
-    """Say whether the CPU has bfloat16 arithmetic of its own; emulated, it would be slower than fp32."""
+    """Return whether the CPU has native bfloat16 arithmetic; emulated bfloat16 is slower than fp32."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
 
 
 def set_tf32(enabled: bool) -> None:
-    """Choose TF32 or full float32 for matrix products and convolutions on CUDA."""
-    # Not by the newer `fp32_precision`: after it, torch.get_float32_matmul_precision() raises, and
-    # torch.compile's autotuning calls that (torch 2.14).
+    """Enable or disable TF32 for matrix multiplications and convolutions on CUDA."""
+    # The newer `fp32_precision` makes torch.get_float32_matmul_precision() raise, which torch.compile's autotuning
+    # calls (torch 2.14).
     torch.backends.cuda.matmul.allow_tf32 = enabled
     torch.backends.cudnn.allow_tf32 = enabled

@@ -1,7 +1,6 @@
-"""Randomness as a function: every random choice follows from the seed and where it is made.
+"""Stateless seeding: every random number is a function of the seed, its purpose and its position.
 
-Nothing random is kept in a state that a resumed run would have to restore, or that would depend on how
-many workers read the data.
+No state of a random number generator has to be restored when a run is resumed, or depends on the number of workers.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 
 
 class Purpose(IntEnum):
-    """Keeps the random numbers of one use apart from those of another at the same place."""
+    """The use of random numbers; different uses at the same position get independent numbers."""
 
     WEIGHTS = 0
     SHUFFLE = 1
@@ -23,25 +22,25 @@ class Purpose(IntEnum):
     CALIBRATION = 4
 
 
-def derive(seed: int, purpose: Purpose, *place: int) -> int:
-    """Return a 63-bit number that follows from the seed, the purpose and the place (epoch, index, ...)."""
-    words = np.random.SeedSequence([seed, purpose, *place]).generate_state(2, np.uint32)
+def derive(seed: int, purpose: Purpose, *position: int) -> int:
+    """Return a 63-bit number determined by the seed, the purpose and the position (epoch, index, ...)."""
+    words = np.random.SeedSequence([seed, purpose, *position]).generate_state(2, np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
 
 
 def seed_step(seed: int, step: int, part: int = 0) -> None:
-    """Seed what runs on the device in this step: dropout, stochastic depth, mixup, random erasing.
+    """Seed the operations of a step on the device: dropout, stochastic depth, mixup, random erasing.
 
     Args:
-        seed: the run's seed.
+        seed: the seed of the run.
         step: the optimizer step.
-        part: which of the forward passes that the step accumulates.
+        part: index of the forward pass within the step, for gradient accumulation.
     """
     number = derive(seed, Purpose.STEP, step, part)
-    torch.manual_seed(number)  # the CPU's generator and every CUDA device's
-    random.seed(number)  # for a model of the user's own
+    torch.manual_seed(number)  # the generators of the CPU and of all CUDA devices
+    random.seed(number)  # for models of the user
 
 
-def seed_cpu(seed: int, purpose: Purpose, *place: int) -> None:
-    """Seed PyTorch's CPU generator alone; wrap in `torch.random.fork_rng(devices=[])` to leave no trace."""
-    torch.default_generator.manual_seed(derive(seed, purpose, *place))
+def seed_cpu(seed: int, purpose: Purpose, *position: int) -> None:
+    """Seed only PyTorch's CPU generator; use `torch.random.fork_rng(devices=[])` to restore its state afterwards."""
+    torch.default_generator.manual_seed(derive(seed, purpose, *position))

@@ -1,4 +1,4 @@
-"""Tables as text."""
+"""Format tables as text."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Collection, Sequence
 
 
 def text_table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """Return rows as lines for a terminal, their columns under one another.
+    """Return rows as lines for a terminal with aligned columns.
 
     Args:
-        rows: the head first; all of the same length.
-        left: numbers of the columns that are flush left; the others are flush right.
+        rows: the header first; all of the same length.
+        left: indices of left-aligned columns; the others are right-aligned.
     """
     return "\n".join("  ".join(cells).rstrip() for cells in _padded(rows, left))
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the head first, as a Markdown table that is also readable as it stands."""
-    head, *others = _padded(rows, range(len(rows[0])), least=3)
-    lines = [head, ["-" * len(cell) for cell in head], *others]
+    """Return rows, the header first, as a Markdown table with aligned columns."""
+    header, *others = _padded(rows, range(len(rows[0])), least=3)
+    lines = [header, ["-" * len(cell) for cell in header], *others]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -1,1 +1,1 @@
-"""From a name to a network with its first weights."""
+"""Create models by name and load their initial weights."""

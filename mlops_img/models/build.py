@@ -1,4 +1,4 @@
-"""Models by name: any of timm's or a class of the user's, with weights, frozen stages and small stems."""
+"""Build models of timm or of a user's class, with weights, frozen stages and smaller stem strides."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mlops_img.config.train import ModelConfig
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.models.custom import create_custom
+from mlops_img.models.errors import first_line
 from mlops_img.models.weights import classifier_names, head_tensors, load_matching_weights, start_head_small
-from mlops_img.models.weights_file import first_line
 from mlops_img.models.weights_location import hub_or_cache, is_on_hub
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,27 +24,27 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def build_model(config: ModelConfig, num_classes: int, image_size: int, *, load_weights: bool = True) -> nn.Module:
-    """Build the model of the configuration, on the CPU, in training mode.
+    """Build the model of the configuration on the CPU, in training mode.
 
     Args:
-        config: the model's name and options.
+        config: the name and options of the model.
         num_classes: number of logits.
         image_size: side of the input in pixels; models with position embeddings are built for it.
-        load_weights: False leaves out what `config.weights` names, for a checkpoint to fill in.
+        load_weights: False skips `config.weights`, for a model that is then loaded from a checkpoint.
 
     Returns:
         A module from float (n, in_chans, image_size, image_size) to logits (n, num_classes).
 
     Raises:
-        UserError: unknown name or option, or weights that cannot be had or do not fit.
+        UserError: unknown name or option, or weights that cannot be read or downloaded or do not fit.
     """
     pretrained = load_weights and config.weights == "hub"
     model = _create(config, num_classes, image_size, pretrained)
     if config.stem_stride is not None:
         shrink_stem(model, config.stem_stride)
-    _try_out(model, config, num_classes, image_size)
+    _check_forward(model, config, num_classes, image_size)
     if pretrained and num_classes != (getattr(model, "pretrained_cfg", None) or {}).get("num_classes"):
-        # The one case in which timm leaves out the classifier of its weights.
+        # The only case in which timm does not load the classifier of its weights.
         start_head_small(model, head_tensors(model), "hub's weights")
     elif load_weights and config.weights not in ("none", "hub"):
         architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
@@ -55,7 +55,7 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int, *, load_
 
 
 def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per RGB channel that the model's weights expect; else ImageNet's."""
+    """Return the mean and standard deviation per RGB channel for the model's weights; by default ImageNet's."""
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
     return (tuple(mean), tuple(std)) if len(mean) == 3 else (IMAGENET_MEAN, IMAGENET_STD)
@@ -63,7 +63,7 @@ def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
     if config.in_chans not in (1, 3):
-        raise UserError(f"model.in_chans={config.in_chans}: images are RGB; use 3, or 1 for their gray value")
+        raise UserError(f"model.in_chans={config.in_chans}: images are RGB. Use 3, or 1 for gray values")
     if config._target_ is not None:
         return create_custom(config._target_, config, num_classes)
     switches = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
@@ -77,7 +77,7 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
         with hub_or_cache() if pretrained or is_on_hub(config.name) else nullcontext():
             return _create_timm(config.name, pretrained, options, off)
     except Exception as error:
-        # timm checks options by all kinds of errors; the hub's client and safetensors have some of their own.
+        # timm raises errors of many types for bad options; the Hugging Face client and safetensors have their own.
         if pretrained and not isinstance(error, TypeError | AssertionError | ValueError):
             raise UserError(
                 f"model.weights=hub: the weights of {config.name} could not be downloaded ({first_line(error)}). "
@@ -87,7 +87,7 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
 
 
 def _create_timm(name: str, pretrained: bool, options: dict[str, Any], off: set[str]) -> nn.Module:
-    """Create a model; of the options, those that are `off` are left out where the architecture knows no such thing."""
+    """Create a model; drop the options in `off` that the architecture does not take."""
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:
@@ -98,10 +98,10 @@ def _create_timm(name: str, pretrained: bool, options: dict[str, Any], off: set[
 
 
 def _takes_image_size(name: str) -> bool:
-    """Say whether timm's model of this name is built for one image size.
+    """Return whether timm's model of this name is built for one image size.
 
     Raises:
-        UserError: timm has no such model, or none with such weights.
+        UserError: timm has no such model, or no such weights for it.
     """
     if is_on_hub(name):
         return bool(_config_on_hub(name).get("fixed_input_size"))
@@ -123,29 +123,31 @@ def _takes_image_size(name: str) -> bool:
 
 
 def _config_on_hub(name: str) -> dict[str, Any]:
-    """Return timm's configuration of the weights in a repository of the hub."""
+    """Return timm's configuration of the weights in a repository of the Hugging Face hub."""
     try:
         with hub_or_cache():
             config, architecture, _ = load_model_config_from_hf(parse_model_name(name)[1])
-    except Exception as error:  # the hub's client has many errors of its own
+    except Exception as error:  # the client raises errors of many types
         raise UserError(
             f"model.name={name}: its config.json could not be downloaded ({first_line(error)}). "
             "Check the name and the network"
         ) from None
     if not timm.is_model(architecture):
-        raise UserError(f"model.name={name} is a {architecture!r}, which is not a model of this version of timm")
+        raise UserError(
+            f"model.name={name} has the architecture {architecture!r}, which this version of timm does not have"
+        )
     return dict(config)
 
 
-def _try_out(model: nn.Module, config: ModelConfig, num_classes: int, image_size: int) -> None:
-    """Send one image through, so that a size or an output that cannot be shows itself before training."""
+def _check_forward(model: nn.Module, config: ModelConfig, num_classes: int, image_size: int) -> None:
+    """Run the model on one image to detect an unsupported image size or a wrong output before training."""
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             logits = model(torch.zeros(1, config.in_chans, image_size, image_size))
     except Exception as error:
         if config._target_ is not None:
-            raise  # the user's own code, who needs to see where
+            raise  # an error in the user's code, shown with its traceback
         raise UserError(
             f"data.image_size={image_size}: model {config.name} cannot take such images: {first_line(error)}. "
             "Choose another size, or check model.kwargs"
@@ -154,30 +156,30 @@ def _try_out(model: nn.Module, config: ModelConfig, num_classes: int, image_size
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != (1, num_classes):
         raise UserError(
-            f"model {config._target_ or config.name}: for one image it gives {shape}, not logits of shape "
+            f"model {config._target_ or config.name}: its output for one image is {shape}, not logits of shape "
             f"{(1, num_classes)}. Check model.kwargs"
         )
 
 
 def shrink_stem(model: nn.Module, stride: int) -> None:
-    """Let the first layers of a conv net shrink the image by `stride` only.
+    """Reduce the stride of the stem of a convolutional network to `stride`.
 
-    First the stride of the first convolution goes, then the max-pooling.
+    The stride of the first convolution is removed first, then the max-pooling.
 
     Raises:
-        UserError: the stem is no strided convolution, or does not shrink by as much as `stride`.
+        UserError: the first layer is not a convolution of stride 2, or `stride` is not possible for this stem.
     """
     name = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
     stem = dict(model.named_modules()).get(name, nn.Identity()) if isinstance(name, str) else nn.Identity()
     first = next((layer for layer in stem.modules() if isinstance(layer, nn.Conv2d)), None)
     if first is None or first.stride != (2, 2):
         raise UserError(
-            f"model.stem_stride={stride}: this model's first layer is no convolution of stride 2. "
-            "Leave model.stem_stride out"
+            f"model.stem_stride={stride}: the first layer of this model is not a convolution of stride 2. "
+            "Do not set model.stem_stride"
         )
     possible = (4, 2, 1) if hasattr(model, "maxpool") else (2, 1)
     if stride not in possible:
-        raise UserError(f"model.stem_stride={stride}: this model's can be {', '.join(map(str, possible))}")
+        raise UserError(f"model.stem_stride={stride}: for this model it can be {', '.join(map(str, possible))}")
     own = possible[0]
     if stride < own:
         first.stride = (1, 1)
@@ -186,10 +188,10 @@ def shrink_stem(model: nn.Module, stride: int) -> None:
 
 
 def freeze(model: nn.Module, until: str) -> None:
-    """Freeze the backbone, or all up to and including the module `until` in the order of the forward pass.
+    """Freeze the backbone, or all modules up to and including `until` in the order of the forward pass.
 
-    A module's own parameters (class tokens, position embeddings, layer scales) come before its parts.
-    Frozen batch norms keep their running statistics too.
+    The direct parameters of a module (class tokens, position embeddings, layer scales) precede its submodules.
+    Frozen batch norms also keep their running statistics.
 
     Raises:
         UserError: the model has no module of that name.
@@ -199,7 +201,7 @@ def freeze(model: nn.Module, until: str) -> None:
         head = tuple(f"{name}." for name in classifier_names(model))
         frozen = [name for name in names if not f"{name}.".startswith(head)]
     else:
-        inside = [place for place, name in enumerate(names) if name and f"{name}.".startswith(f"{until}.")]
+        inside = [index for index, name in enumerate(names) if name and f"{name}.".startswith(f"{until}.")]
         if not inside:
             stages = [name for name, _ in model.named_children()]
             raise UserError(
@@ -212,7 +214,7 @@ def freeze(model: nn.Module, until: str) -> None:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
         if isinstance(module, _BatchNorm):
-            # Every later model.train() leaves it as it is; deepcopy binds the method to the copy.
+            # model.train() no longer changes this module; deepcopy binds the method to the copy.
             module.train = MethodType(_stay_in_evaluation, module)  # type: ignore[method-assign]
             module.eval()
 

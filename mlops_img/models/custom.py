@@ -1,4 +1,4 @@
-"""Models by `model._target_`: a class or function of the user's own, or of another library such as torchvision."""
+"""Create models by `model._target_`: a class or function of the user or of a library such as torchvision."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import nn
 from mlops_img.config.plugins import import_target
 from mlops_img.config.train import ModelConfig
 from mlops_img.errors import UserError
-from mlops_img.models.weights_file import first_line
+from mlops_img.models.errors import first_line
 
 
 def create_custom(target: str, config: ModelConfig, num_classes: int) -> nn.Module:
-    """Call the target with num_classes, model.kwargs and, unless it does not take it, in_chans.
+    """Call the target with num_classes, model.kwargs and, if it takes it, in_chans.
 
     Raises:
-        UserError: there is no such target, it does not take these options, or it takes images of three channels only
-            and `model.in_chans` is another number.
+        UserError: the target does not exist or does not take these options; or it does not take in_chans, and
+            `model.in_chans` is not 3.
     """
     if config.weights == "hub":
         raise UserError(f"model.weights=hub: the hub has no weights for {target}. Use none or the path of a file")
@@ -32,7 +32,7 @@ def create_custom(target: str, config: ModelConfig, num_classes: int) -> nn.Modu
         if "in_chans" in taken or "in_chans" in config.kwargs:
             return _call(make, with_channels)
         if anything:
-            # It may hand its **kwargs on to something that does not take in_chans, as torchvision's models do.
+            # It may pass **kwargs to a function that does not take in_chans, as torchvision's models do.
             try:
                 return _call(make, with_channels)
             except _OptionError as error:
@@ -40,7 +40,7 @@ def create_custom(target: str, config: ModelConfig, num_classes: int) -> nn.Modu
                     raise
         if config.in_chans != 3:
             raise UserError(
-                f"model.in_chans={config.in_chans}: {target} takes no in_chans. Use 3, or a class of yours that does"
+                f"model.in_chans={config.in_chans}: {target} takes no in_chans. Use 3, or a class that takes in_chans"
             )
         return _call(make, options)
     except (ValueError, _OptionError) as error:
@@ -51,7 +51,7 @@ def create_custom(target: str, config: ModelConfig, num_classes: int) -> nn.Modu
 
 
 class _OptionError(Exception):
-    """An option that a callable does not take."""
+    """The callable does not take an option."""
 
 
 def _call(make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
@@ -64,10 +64,10 @@ def _call(make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
     except TypeError as error:
         if any(f"unexpected keyword argument '{name}'" in str(error) for name in options):
             raise _OptionError(first_line(error)) from None
-        raise  # the user's own code, who needs to see where
+        raise  # an error in the user's code, shown with its traceback
     if type(own).__module__.startswith("torchvision.models.") and getattr(own, "aux_logits", False):
         raise UserError(
-            f"model._target_: {type(own).__name__} gives further logits in training, which the loss does not take. "
-            "Set model.kwargs.aux_logits=false"
+            f"model._target_: {type(own).__name__} returns auxiliary logits in training, which the loss does "
+            "not support. Set model.kwargs.aux_logits=false"
         )
     return own

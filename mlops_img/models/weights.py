@@ -1,4 +1,4 @@
-"""First weights of a model: those that fit, under the names that it has; the classifier may be another."""
+"""Load initial weights into a model whose classifier or tensor names may differ from those of the weights."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from torch import Tensor, nn
 from mlops_img.errors import UserError
 from mlops_img.models.weights_location import find_weights
 
-HEAD_STD = 0.001  # of a new classifier's weights beside a trained backbone
-NEARLY_ALL = 0.9  # of a model's tensors must be found under a prefix for it to count as one
+HEAD_STD = 0.001  # standard deviation of the weights of a new classifier on a pretrained backbone
+NEARLY_ALL = 0.9  # fraction of the model's tensors that a common prefix must have
 
 log = logging.getLogger(__name__)
 
 
 def load_matching_weights(model: nn.Module, location: str, architecture: str | None = None) -> None:
-    """Load what `location` names into the model; the classifier may have other classes.
+    """Load the weights at `location` into the model; the classifier may have other classes.
 
-    Position embeddings are resampled and the first convolution's channels summed where the model of this
-    configuration differs in them, as timm does for its own weights. A prefix that the names of all tensors have on
-    one side only is left out.
+    As timm does for its own weights, position embeddings are resampled and the channels of the first convolution are
+    summed if the model differs in them. A prefix that the tensor names have only in the file or only in the model is
+    ignored.
 
     Args:
-        model: takes the weights.
+        model: the model to load the weights into.
         location: see `mlops_img.models.weights_location.find_weights`.
-        architecture: timm's name of the model, None for another. There is a warning where the weights name another.
+        architecture: timm's name of the model, None if it is not timm's. A warning is logged if the weights are of
+            another architecture.
 
     Raises:
-        UserError: no weights there, or those of another architecture.
+        UserError: there are no weights, or they are those of another architecture.
     """
     weights = find_weights(location)
     given = {_without_wrappers(name): tensor for name, tensor in weights.state.items()}
@@ -50,15 +51,15 @@ def load_matching_weights(model: nn.Module, location: str, architecture: str | N
 
 
 def start_head_small(model: nn.Module, new: list[str], source: str) -> None:
-    """Draw a classifier that did not come with the weights from N(0, `HEAD_STD`), with a bias of 0.
+    """Initialize a classifier without pretrained weights: standard deviation `HEAD_STD` and bias 0.
 
-    Some families of timm draw it so wide that the first loss is several times log(classes), and its gradients
-    damage the backbone before the classifier has learned anything.
+    Some models of timm initialize it with so large a standard deviation that the first loss is several times
+    log(classes). The large gradients then damage the backbone before the classifier has learned anything.
 
     Args:
-        model: its backbone has its weights.
-        new: names of the tensors that the weights did not hold.
-        source: where the weights came from, for the log.
+        model: a model whose backbone has pretrained weights.
+        new: names of the tensors that the weights do not contain.
+        source: source of the weights, for the log.
     """
     if not new:
         return
@@ -66,7 +67,7 @@ def start_head_small(model: nn.Module, new: list[str], source: str) -> None:
     for name in classifier_names(model):
         layers = [f"{name}.{part}".rstrip(".") for part, _ in model.get_submodule(name).named_modules()]
         matrices = [layer for layer in layers if f"{layer}.weight" in new and _weight(model, layer).ndim > 1]
-        # Of a classifier of several layers only the last: two small ones in a row would learn very slowly.
+        # Only the last layer of a classifier: several layers of small weights in sequence learn very slowly.
         for layer in matrices[-1:]:
             nn.init.normal_(_weight(model, layer), std=HEAD_STD)
             if f"{layer}.bias" in new:
@@ -74,7 +75,7 @@ def start_head_small(model: nn.Module, new: list[str], source: str) -> None:
 
 
 def head_tensors(model: nn.Module) -> list[str]:
-    """Return the names of the classifier's tensors."""
+    """Return the names of the tensors of the classifier."""
     head = tuple(f"{name}." for name in classifier_names(model))
     return [name for name in model.state_dict() if name.startswith(head)]
 
@@ -96,7 +97,7 @@ def _weight(model: nn.Module, layer: str) -> Tensor:
 
 
 def _without_wrappers(name: str) -> str:
-    """Take out of a tensor's name what torch.compile and DistributedDataParallel put in, in any order."""
+    """Remove the prefixes of torch.compile and DistributedDataParallel from the name of a tensor."""
     name = name.replace("_orig_mod.", "")
     while name.startswith("module."):
         name = name.removeprefix("module.")
@@ -104,10 +105,10 @@ def _without_wrappers(name: str) -> str:
 
 
 def _matched(model: nn.Module, given: dict[str, Tensor], location: str) -> dict[str, Tensor] | None:
-    """Return the weights under the model's names, or None if they do not fit.
+    """Return the weights with the model's tensor names, or None if they do not fit.
 
     Raises:
-        UserError: they fit under more than one prefix.
+        UserError: the weights fit with more than one prefix.
     """
     if (state := _converted_to_fit(model, given)) is not None:
         return state
@@ -120,31 +121,31 @@ def _matched(model: nn.Module, given: dict[str, Tensor], location: str) -> dict[
     averaged = [prefix for prefix in fits if "ema" in prefix.lower()]
     if len(fits) > 1 and len(averaged) != 1:
         raise UserError(
-            f"model.weights: {location} holds this architecture more than once, under {' and '.join(fits)}. "
-            "Save the tensors of one of them"
+            f"model.weights: {location} contains this architecture more than once, with prefixes "
+            f"{' and '.join(fits)}. Save the tensors of one of them"
         )
     for prefix in averaged or fits:
         left = [name for name in given if not name.startswith(prefix)]
-        others = f", and the tensors without it: {len(left)}, e.g. {left[0]}" if left else ""
-        log.info("model.weights: left out the prefix %s of the names in the file%s", prefix, others)
+        others = f", and ignored {len(left)} tensors without it, e.g. {left[0]}" if left else ""
+        log.info("model.weights: removed the prefix %s from the names in the file%s", prefix, others)
         return fits[prefix]
     for prefix in _prefixes(given, own):
         outer = {f"{prefix}{name}": tensor for name, tensor in given.items()}
         if (state := _converted_to_fit(model, outer)) is not None:
-            log.info("model.weights: put the prefix %s before the names in the file", prefix)
+            log.info("model.weights: added the prefix %s to the names in the file", prefix)
             return state
     return None
 
 
 def _prefixes(short: Iterable[str], long: Iterable[str]) -> list[str]:
-    """Return the prefixes with which nearly all of the short names are among the long ones, e.g. model."""
+    """Return the prefixes, e.g. "model.", with which nearly all short names are among the long names."""
     short, long = set(short), list(long)
-    found = Counter(name[:place] for name in long for place in _after_dots(name) if name[place:] in short)
+    found = Counter(name[:end] for name in long for end in _after_dots(name) if name[end:] in short)
     return [prefix for prefix, count in found.items() if count >= NEARLY_ALL * (len(short) - 4)]
 
 
 def _after_dots(name: str) -> Iterator[int]:
-    return (place + 1 for place, letter in enumerate(name) if letter == ".")
+    return (index + 1 for index, letter in enumerate(name) if letter == ".")
 
 
 def _converted_to_fit(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
@@ -155,7 +156,7 @@ def _converted_to_fit(model: nn.Module, state: dict[str, Tensor]) -> dict[str, T
 
 
 def _misfits(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
-    """Name the tensors that differ in shape or that only one side has, the classifier's apart."""
+    """Return the names of tensors, except the classifier's, that differ in shape or are missing on one side."""
     own = model.state_dict()
     head = tuple(f"{name}." for name in classifier_names(model))
     return [
@@ -163,7 +164,7 @@ def _misfits(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
         for name in [*own, *(name for name in state if name not in own)]
         if not _fits(own.get(name), state.get(name))
         and not name.startswith(head)
-        # Counters and tables of indices come and go between versions, and hold nothing learnt.
+        # Integer tensors (counters, index tables) differ between versions and are not learned.
         and any(tensors[name].is_floating_point() for tensors in (own, state) if name in tensors)
     ]
 
@@ -175,7 +176,7 @@ def _fits(own: Tensor | None, given: Tensor | None) -> bool:
 
 
 def _converted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state as timm converts weights of another image size, number of channels or age."""
+    """Convert weights for another image size, number of channels or version of timm as timm does."""
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
     weight = f"{first}.weight"
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -184,19 +185,19 @@ def _converted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         wanted = model.state_dict().get(weight)
         if weight in converted and wanted is not None and converted[weight].shape[1] == 3:
             converted[weight] = adapt_input_conv(wanted.shape[1], converted[weight])
-    except Exception:  # made for weights of this architecture, it fails on others in any way
+    except Exception:  # timm's converters raise errors of any type for weights of another architecture
         return state
     return converted
 
 
 def _difference(model: nn.Module, given: dict[str, Tensor], named: str | None) -> str:
-    """Say why the weights do not fit the model, with an example."""
+    """Return why the weights do not fit the model, with an example."""
     own, state = model.state_dict(), _converted(model, given)
     pair = _same_shapes(own, given)
     if pair is not None:
         return (
-            "has tensors of the same shapes as the model, under other names, "
-            f"e.g. {pair[1]} in the file and {pair[0]} in the model. Rename them"
+            "has tensors of the same shapes as the model, but with other names, "
+            f"e.g. {pair[1]} in the file and {pair[0]} in the model. Rename the tensors"
         )
     misfits = _misfits(model, state)
     wrong = misfits[0]
@@ -209,35 +210,35 @@ def _difference(model: nn.Module, given: dict[str, Tensor], named: str | None) -
     return (
         f"holds the weights of another architecture{f' ({named})' if named else ''}: {len(misfits)} of "
         f"{len(own.keys() | state.keys())} tensors do not fit, e.g. {wrong} is {shapes[0]} in the model and "
-        f"{shapes[1]} in the file. Set model.name (and model.kwargs) to what was trained"
+        f"{shapes[1]} in the file. Set model.name (and model.kwargs) to those of the weights"
     )
 
 
 def _same_shapes(own: dict[str, Tensor], given: dict[str, Tensor]) -> tuple[str, str] | None:
-    """Return a pair of names that may mean the same tensor, if all shapes of the model are those of the file.
+    """Return a pair of names that may mean the same tensor, if the model and the file have tensors of equal shapes.
 
-    One matrix, a classifier's, may differ.
+    The shape of one matrix, that of the classifier, may differ.
     """
-    ours, theirs = (
+    own_shapes, file_shapes = (
         {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.ndim > 1} for tensors in (own, given)
     )
-    counts, other = Counter(ours.values()), Counter(theirs.values())
+    counts, other = Counter(own_shapes.values()), Counter(file_shapes.values())
     if (counts - other).total() > 1 or (other - counts).total() > 1:
         return None
     pairs = [
         (name, match)
-        for name, shape in ours.items()
-        for match, their_shape in theirs.items()
-        if shape == their_shape and name not in given and match not in own
+        for name, shape in own_shapes.items()
+        for match, file_shape in file_shapes.items()
+        if shape == file_shape and name not in given and match not in own
     ]
-    return min(pairs, key=lambda pair: counts[ours[pair[0]]], default=None)
+    return min(pairs, key=lambda pair: counts[own_shapes[pair[0]]], default=None)
 
 
 def _refuse_non_finite(model: nn.Module, state: dict[str, Tensor], location: str) -> None:
     for name, _ in model.named_parameters():
         if name in state and not state[name].to(torch.float32).isfinite().all():
             raise UserError(
-                f"model.weights: {location}: tensor {name} holds NaN or infinity: its training had failed. "
+                f"model.weights: {location}: tensor {name} contains NaN or infinity, so its training diverged. "
                 "Use an earlier checkpoint"
             )
 
@@ -245,8 +246,8 @@ def _refuse_non_finite(model: nn.Module, state: dict[str, Tensor], location: str
 def _warn_of_other_architecture(location: str, named: str, built: str) -> None:
     if named.partition(".")[0] != built.partition(".")[0]:
         log.warning(
-            "model.weights: %s is of the architecture %s, and the model is %s: all shapes fit, yet the two may "
-            "compute differently (models with tf_ pad otherwise). Use model.name=%s if that is meant",
+            "model.weights: %s is of architecture %s, but the model is %s. All shapes fit, but the two may compute "
+            "different results (tf_ models use other padding). Use model.name=%s for the architecture of the weights",
             location,
             named,
             built,

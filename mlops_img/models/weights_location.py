@@ -1,4 +1,4 @@
-"""What `model.weights` names: a file, a folder of mlops_img, timm or Hugging Face, or a repository of its hub."""
+"""Find the weights that `model.weights` names: a file, a folder, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.models import parse_model_name
 
 from mlops_img.errors import UserError
-from mlops_img.models.weights_file import Weights, first_line, read_weights
+from mlops_img.models.errors import first_line
+from mlops_img.models.weights_file import Weights, read_weights
 
 HUB_TIMEOUT = 5.0  # seconds
 
-# Names of weights in a folder, the first that is there counts: of a bundle, a run, timm's training, Hugging Face.
+# Weights files of a bundle, a run, timm's training and Hugging Face's layout; the first that exists is used.
 IN_FOLDER = (
     "weights.safetensors",
     "checkpoints/best.pt",
@@ -43,7 +44,7 @@ def find_weights(location: str) -> Weights:
             or hf-hub:<owner>/<name>, with @<revision> or without.
 
     Raises:
-        UserError: there is nothing, or no weights in it.
+        UserError: the location does not exist or has no weights.
     """
     if is_on_hub(location):
         path = _download(location)
@@ -57,20 +58,20 @@ def find_weights(location: str) -> Weights:
     folder = path if path.is_dir() else path.parent
     file = _in_folder(path) if path.is_dir() else path
     weights = _read_shards(file) if file.name.endswith(".index.json") else read_weights(file)
-    architecture = weights.architecture or _named_beside(folder, file) or _named_by_file(file)
+    architecture = weights.architecture or _architecture_by_config(folder, file) or _architecture_by_file_name(file)
     return replace(weights, architecture=architecture)
 
 
 def is_on_hub(name: str) -> bool:
-    """Say whether a name is one of timm's for a repository of the Hugging Face hub: hf-hub:<owner>/<name>."""
+    """Return whether a name is timm's for a repository of the Hugging Face hub: hf-hub:<owner>/<name>."""
     return name.startswith(("hf-hub:", "hf_hub:"))
 
 
 @contextmanager
 def hub_or_cache() -> Iterator[None]:
-    """Inside the block the Hugging Face client looks into its cache alone if the hub does not answer.
+    """Return a context in which the Hugging Face client uses only its cache if the hub does not answer.
 
-    By itself it would retry for most of a minute before it says so.
+    Without it, the client retries for most of a minute before it fails.
     """
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not _hub_answers()
@@ -83,13 +84,13 @@ def hub_or_cache() -> Iterator[None]:
 def _hub_answers() -> bool:
     try:
         get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-    except Exception:  # no name, no route, no certificate, offline mode: all mean no
+    except Exception:  # DNS, routing, certificate, offline mode
         return False
     return True
 
 
 def _download(location: str) -> Path:
-    """Return the path in the client's cache of a repository's weights, with its config.json beside them."""
+    """Download the weights and the config.json of a repository; return the path of the weights in the cache."""
     repository, _, revision = parse_model_name(location)[1].partition("@")
     try:
         with hub_or_cache():
@@ -98,19 +99,19 @@ def _download(location: str) -> Path:
                 path = _download_file(repository, name, revision)
                 if path is not None:
                     return path
-    except Exception as error:  # the hub's client has many errors of its own
+    except Exception as error:  # the client raises errors of many types
         raise UserError(
             f"model.weights={location}: it could not be downloaded ({first_line(error)}). "
             "Check the name and the network, or name a file"
         ) from None
-    raise UserError(f"model.weights={location}: the repository holds neither {' nor '.join(ON_HUB)}")
+    raise UserError(f"model.weights={location}: the repository has neither {' nor '.join(ON_HUB)}")
 
 
 def _download_file(repository: str, name: str, revision: str) -> Path | None:
     try:
         return Path(hf_hub_download(repository, name, revision=revision or None))
     except EntryNotFoundError as error:
-        # Without a network: it is not in the cache, where the next name may be.
+        # Offline, this means that the file is not in the cache; another name may be.
         if isinstance(error, FileNotFoundError) and name == ON_HUB[-1]:
             raise
         return None
@@ -121,25 +122,25 @@ def _in_folder(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(
-        f"model.weights: folder {folder} holds none of {', '.join(IN_FOLDER)}. Name the weights file itself"
+        f"model.weights: folder {folder} has none of {', '.join(IN_FOLDER)}. Use the path of the weights file"
     )
 
 
 def _read_shards(index: Path) -> Weights:
-    """Read weights that Hugging Face's libraries have divided over several files."""
+    """Read weights that Hugging Face's libraries have split into several files."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        parts = [index.parent / Path(name).name for name in names]  # never a file elsewhere
+        parts = [index.parent / Path(name).name for name in names]  # only files in the same folder
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"model.weights: {index} is not an index of weights. Get the folder again") from None
+        raise UserError(f"model.weights: {index} is not an index of weights. Download the folder again") from None
     state = {name: tensor for part in parts for name, tensor in read_weights(part).state.items()}
     return Weights(state, None)
 
 
-def _named_beside(folder: Path, file: Path) -> str | None:
-    """Return the architecture by the configuration beside the weights: of Hugging Face, a bundle or a run."""
+def _architecture_by_config(folder: Path, file: Path) -> str | None:
+    """Return the architecture in the configuration of the weights' folder; None if there is none."""
     if file.name not in {Path(name).name for name in IN_FOLDER}:
-        return None  # what else lies in the folder need not belong to it
+        return None  # other files in the folder may not belong to it
     if file.parent.name == "checkpoints":
         folder = file.parent.parent
     for name, keys in (
@@ -149,7 +150,7 @@ def _named_beside(folder: Path, file: Path) -> str | None:
         ("args.yaml", ("model",)),  # of timm's train.py
     ):
         try:
-            # JSON is YAML; timm's and our own YAML files are plain data.
+            # JSON is valid YAML, and the YAML files of timm and mlops_img are plain data.
             value: Any = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
             for key in keys:
                 value = value[key]
@@ -160,7 +161,7 @@ def _named_beside(folder: Path, file: Path) -> str | None:
     return None
 
 
-def _named_by_file(file: Path) -> str | None:
-    """Return the architecture that the file is named after, e.g. tf_efficientnet_lite0.in1k.safetensors."""
+def _architecture_by_file_name(file: Path) -> str | None:
+    """Return the architecture in the name of the file, e.g. tf_efficientnet_lite0.in1k.safetensors, or None."""
     name = file.name.partition(".")[0]
     return name if timm.is_model(name) else None

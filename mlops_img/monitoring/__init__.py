@@ -1,1 +1,1 @@
-"""Is what comes in still what the model was trained on?"""
+"""Monitoring: whether production data still resemble the training data."""

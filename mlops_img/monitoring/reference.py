@@ -1,4 +1,4 @@
-"""What images looked like when the model was validated: the reference that drift is later measured against.
+"""The drift reference: features and statistics of the validation images, against which drift is measured.
 
 `drift_reference.safetensors` holds a sample of the validation images, one row each, and the quantiles of all
 of them:
@@ -55,7 +55,7 @@ def image_statistics(images: Tensor) -> Tensor:
 def write_reference(
     folder: Path, features: Tensor, statistics: Tensor, probabilities: Tensor, sample: int
 ) -> DriftReference:
-    """Write the reference into a bundle's folder; returns what the manifest says of it.
+    """Write the reference into a bundle's folder; returns its entry in the manifest.
 
     Args:
         folder: of the bundle.

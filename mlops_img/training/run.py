@@ -176,7 +176,7 @@ def _conclude(run: RunContext) -> dict[str, Any]:
     splits = [split for split in ("val", "test") if split in dataset.splits]
     results = evaluate_splits(folder, trained, setup.evaluator, dataset, splits)
     if run.skipped:
-        log.warning("%d training images were left out, see %s", len(run.skipped), folder.skipped)
+        log.warning("%d training images were skipped, see %s", len(run.skipped), folder.skipped)
     summary = _summarize(run, results)
     write_json(folder.summary, summary)
 

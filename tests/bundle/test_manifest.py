@@ -1,4 +1,4 @@
-"""Manifests of earlier formats are read as what they mean today."""
+"""Manifests of earlier formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from mlops_img.bundle.folder import MANIFEST, read_manifest
 
 
-def test_manifest_with_the_british_spelling_of_format_2_is_read(portable: Path, tmp_path: Path) -> None:
+def test_manifest_of_format_2_is_read(portable: Path, tmp_path: Path) -> None:
     now = read_manifest(portable)
     content = json.loads((portable / MANIFEST).read_text())
     content["format"] = 2

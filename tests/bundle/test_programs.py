@@ -1,4 +1,4 @@
-"""Every model that ships exports to a program that computes what the model computes."""
+"""Exported programs compute what their models compute, for every model of conf/model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def plain() -> ExportableModel:
     return ExportableModel(Plain(), Preprocessing(10, 1.0, (0.5,) * 3, (0.25,) * 3))
 
 
-def test_features_of_a_model_of_ones_own_are_its_logits() -> None:
+def test_features_of_a_custom_model_are_its_logits() -> None:
     logits, features = plain()(example_images(plain().preprocessing))
     assert not plain().has_features
     assert torch.equal(logits, features)
@@ -75,7 +75,7 @@ def test_multiply_accumulates_are_counted_with_their_share_in_linear_layers() ->
     assert share == pytest.approx(linear / (convolution + linear))
 
 
-def test_the_layer_that_int8_hurts_most_comes_first() -> None:
+def test_most_sensitive_layer_comes_first() -> None:
     exportable = plain()
     last = exportable.model.layers[3]
     with torch.no_grad():  # one huge input makes the step between two int8 values coarse for all others

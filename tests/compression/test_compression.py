@@ -1,4 +1,4 @@
-"""What an export decides by: the calibration images, the drop of top-1, the statistics of drift."""
+"""Parts of an export: calibration images, accuracy drop, choice of the candidate, drift statistics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def said(predicted: list[int], labels: list[int]) -> Predictions:
     return Predictions(torch.eye(3)[predicted], torch.tensor(labels), torch.arange(len(labels)))
 
 
-def test_calibration_takes_each_class_alike_and_always_the_same() -> None:
+def test_calibration_images_are_balanced_and_deterministic() -> None:
     labels = np.array([0] * 50 + [1] * 5 + [2] * 20)
     rows = calibration_rows(labels, 30, seed=0)
     assert len(set(rows.tolist())) == 30
@@ -43,9 +43,7 @@ def test_calibration_takes_each_class_alike_and_always_the_same() -> None:
 
 
 @pytest.mark.parametrize(("has", "bits"), [({"avx2"}, 7), ({"avx512_f"}, 7), ({"avx512_vnni"}, 8), ({"avx_vnni"}, 8)])
-def test_weights_leave_room_where_products_are_added_in_16_bits(
-    monkeypatch: pytest.MonkeyPatch, has: set[str], bits: int
-) -> None:
+def test_weights_have_7_bits_without_vnni(monkeypatch: pytest.MonkeyPatch, has: set[str], bits: int) -> None:
     known = {"architecture": "x86_64", **dict.fromkeys(has, True)}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
     exportable = plain()
@@ -58,7 +56,7 @@ def test_weights_leave_room_where_products_are_added_in_16_bits(
     assert activations == {255}
 
 
-def test_drop_is_in_points_and_its_interval_is_that_of_the_images_that_differ() -> None:
+def test_drop_is_in_points_with_a_paired_interval() -> None:
     labels = [0, 1, 2, 0] * 250
     before = said(labels, labels)
     wrong = labels.copy()
@@ -81,7 +79,7 @@ def built(rate: float, drop: float | None) -> BuiltCandidate:
     return BuiltCandidate(Candidate(precision="int8-static", images_per_second=rate, top1_drop=drop))
 
 
-def test_the_fastest_that_is_accurate_enough_is_chosen() -> None:
+def test_fastest_candidate_within_the_accuracy_limit_is_chosen() -> None:
     slow, good, bad, missing = built(10, 0.0), built(50, 0.5), built(90, 0.6), built(99, None)
     assert fastest([slow, good, bad, missing], max_drop=0.5) is good
     assert fastest([bad, missing], max_drop=0.5) is None
@@ -107,7 +105,7 @@ def test_table_shows_what_failed_and_why() -> None:
     assert "no bfloat16 here" in lines[3]
 
 
-def test_a_single_image_is_filled_up_and_only_it_is_answered() -> None:
+def test_single_image_is_padded_to_the_minimal_batch() -> None:
     seen: list[int] = []
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +121,7 @@ def test_a_single_image_is_filled_up_and_only_it_is_answered() -> None:
     assert 3 in seen
 
 
-def test_programs_run_over_batches_larger_than_they_take() -> None:
+def test_batches_above_the_maximal_size_are_split() -> None:
     exportable = plain()
     images = torch.randint(256, (7, 3, 10, 10), dtype=torch.uint8)
     batches = [
@@ -136,7 +134,7 @@ def test_programs_run_over_batches_larger_than_they_take() -> None:
     assert outputs.features.shape == (7, 5)
 
 
-def test_image_statistics_mean_what_they_say() -> None:
+def test_image_statistics_of_known_images() -> None:
     def of(*colors: tuple[int, int, int]) -> dict[str, float]:
         stripes = torch.tensor([colors[place % len(colors)] for place in range(8)], dtype=torch.uint8)
         image = stripes.T.view(1, 3, 1, 8).expand(1, 3, 6, 8)
@@ -179,7 +177,7 @@ def test_onnx_file_computes_what_the_model_computes(tmp_path: Path) -> None:
         check_onnx(tmp_path / "model.onnx", exportable, [images])
 
 
-def test_versions_count_up_and_latest_leads_to_the_newest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_versions_increase_and_latest_points_to_the_newest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in ("1", "2", "3"):
         with new_bundle(tmp_path, "net") as (folder, version):
             assert version == number

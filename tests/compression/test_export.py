@@ -1,4 +1,4 @@
-"""A run becomes a bundle that predicts what the run predicts, or there is no bundle."""
+"""A run becomes a bundle that predicts what the run predicts, or there is not a bundle."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bundle(portable: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(portable, tmp_path / "bundle"))
 
 
-def test_bundle_holds_what_its_manifest_says(run: Path, portable: Path) -> None:
+def test_bundle_has_the_files_of_its_manifest(run: Path, portable: Path) -> None:
     assert (portable.parent / "latest").resolve() == portable
     manifest = read_bundle(portable)
     assert (manifest.name, manifest.version, manifest.precision) == ("test_resnet", "1", "int8-static")
@@ -66,7 +66,7 @@ def test_bundle_holds_no_pickle(portable: Path) -> None:
             assert not content.startswith((b"\x80\x02", b"\x80\x04")), path
 
 
-def test_weights_are_the_runs(run: Path, portable: Path) -> None:
+def test_weights_equal_those_of_the_run(run: Path, portable: Path) -> None:
     trained = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["model"]
     with safe_open(portable / "weights.safetensors", "pt") as file:
         assert set(file.keys()) == set(trained)
@@ -86,7 +86,7 @@ def test_drift_reference_describes_the_validation_images(portable: Path) -> None
     torch.testing.assert_close(quantiles[-1], statistics.amax(0))
 
 
-def test_predicts_paths_bytes_images_and_tensors_alike(run: Path, portable: Path) -> None:
+def test_paths_bytes_images_and_tensors_give_the_same_prediction(run: Path, portable: Path) -> None:
     from PIL import Image
     from torchvision.transforms.functional import pil_to_tensor
 
@@ -120,7 +120,7 @@ def test_threads_share_a_predictor(run: Path, portable: Path) -> None:
     assert together == alone
 
 
-def test_fp32_bundle_predicts_what_evaluate_says(command: Command, run: Path, tmp_path: Path) -> None:
+def test_fp32_bundle_equals_evaluation_of_the_run(command: Command, run: Path, tmp_path: Path) -> None:
     outcome = command("mlops_img.export", f"run={run}", "bundles=bundles", "quantize=none", "export.compile=false")
     assert outcome.code == 0, outcome.err
     assert command("mlops_img.evaluate", f"run={run}", "split=test", "train.precision=fp32").code == 0
@@ -176,7 +176,7 @@ def test_compiled_int8_is_chosen_and_agrees_with_the_run(command: Command, run: 
     }
 
 
-def test_what_compiled_for_another_machine_falls_back_with_one_warning(
+def test_program_compiled_for_another_machine_falls_back_with_one_warning(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     edit_manifest(
@@ -253,7 +253,7 @@ def test_program_with_a_pickle_is_refused(bundle: Path) -> None:
         refuse_pickles(bundle / "programs/fp32.pt2")
 
 
-def test_too_great_a_loss_is_refused_and_leaves_nothing(
+def test_accuracy_loss_above_the_limit_leaves_no_bundle(
     command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates, "top1_drop", lambda before, after, seed: (7.5, (5.0, 10.0)))
@@ -274,7 +274,7 @@ def test_sensitive_layers_go_back_to_fp32(command: Command, run: Path, monkeypat
     assert static.top1_drop == 2.0
 
 
-def test_dynamic_says_how_little_of_a_conv_net_it_reaches(command: Command, run: Path) -> None:
+def test_dynamic_reports_its_share_of_the_multiply_accumulates(command: Command, run: Path) -> None:
     settings = ("export.compile=false", "quantize=dynamic", "export.max_accuracy_drop=100")
     outcome = command("mlops_img.export", f"run={run}", "bundles=bundles", *settings)
     assert outcome.code == 0, outcome.err
@@ -305,7 +305,7 @@ def test_killed_export_leaves_no_bundle(command: Command, run: Path, monkeypatch
         (("quantize.keep_fp32=[conv7]",), "the model has no layer 'conv7'. Did you mean"),
     ],
 )
-def test_mistakes_are_one_line(command: Command, run: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_user_errors_are_one_line(command: Command, run: Path, arguments: tuple[str, ...], said: str) -> None:
     given = {argument.split("=")[0] for argument in arguments}
     defaults = [argument for argument in (f"run={run}", "bundles=bundles") if argument.split("=")[0] not in given]
     outcome = command("mlops_img.export", *arguments, *defaults)

@@ -19,11 +19,11 @@ Train = Callable[..., Outcome]
 pytestmark = pytest.mark.xdist_group("command_line")
 
 
-def assert_user_error(outcome: Outcome, *said: str) -> None:
+def assert_user_error(outcome: Outcome, *messages: str) -> None:
     assert outcome.code == 2, outcome.err
     [line] = outcome.err.strip().splitlines()
     assert line.startswith("error: ")
-    for text in said:
+    for text in messages:
         assert text in line
 
 
@@ -36,7 +36,7 @@ def own_option(tmp_path: Path, option: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "messages"),
     [
         (["optim.lrr=1"], ["optim.lrr: there is no such key", "Did you mean 'lr'?"]),
         (["modle=resnet18"], ["modle: there is no such key", "Did you mean 'model'?"]),
@@ -47,7 +47,8 @@ def own_option(tmp_path: Path, option: str, text: str) -> Path:
         (["optim.lr=0"], ["optim.lr=0.0: it must be more than 0"]),
         (["optim.lr=-1e-3"], ["optim.lr=-0.001"]),
         (["optim.lr=nan"], ["optim.lr=nan"]),
-        (["train.epochs=0"], ["train.epochs=0: it must be more than 0"]),
+        (["train.epochs=0"], ["train.epochs=0: there is nothing to do. Use 1 or more, or probe=linear"]),
+        (["train.epochs=-1"], ["train.epochs=-1: it must be at least 0"]),
         (["train.batch_size=0"], ["train.batch_size=0"]),
         (["train.precision=bf61"], ["train.precision=bf61: it can be auto, fp32, bf16, fp16.", "'bf16'"]),
         (["train.precision=fp16", "train.device=cpu"], ["train.precision=fp16 needs CUDA"]),
@@ -67,10 +68,10 @@ def own_option(tmp_path: Path, option: str, text: str) -> Path:
         (["optimized_metric=val.top2"], ["optimized_metric=val.top2", "Did you mean 'val.top5'?"]),
     ],
 )
-def test_wrong_setting_is_one_line_and_exit_code_2(train: Train, arguments: list[str], said: list[str]) -> None:
+def test_wrong_setting_is_one_line_and_exit_code_2(train: Train, arguments: list[str], messages: list[str]) -> None:
     if not any(argument.startswith(("data", "model", "modle")) for argument in arguments):
         arguments = ["model=resnet18", *arguments]
-    assert_user_error(train(*arguments), *said)
+    assert_user_error(train(*arguments), *messages)
 
 
 def test_wrong_setting_leaves_no_weights_behind(train: Train, tmp_path: Path) -> None:

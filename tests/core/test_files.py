@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def full_disk(file: IO[bytes]) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     write_text(path, "before")
     before = os.stat(path).st_ino
@@ -34,18 +34,18 @@ def test_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
-@pytest.mark.parametrize("there_before", [True, False])
-def test_failed_write_leaves_what_was_there_and_nothing_else(there_before: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exists", [True, False])
+def test_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(exists: bool, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
-    if there_before:
+    if exists:
         path.write_text("before")
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, full_disk)
-    assert os.listdir(tmp_path) == (["notes.txt"] if there_before else [])
-    assert not there_before or path.read_text() == "before"
+    assert os.listdir(tmp_path) == (["notes.txt"] if exists else [])
+    assert not exists or path.read_text() == "before"
 
 
-def test_interrupted_write_leaves_no_part(tmp_path: Path) -> None:
+def test_interrupted_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     def interrupted(file: IO[bytes]) -> None:
         raise KeyboardInterrupt
 
@@ -54,7 +54,7 @@ def test_interrupted_write_leaves_no_part(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_is_flushed_to_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, calls = tmp_path / "notes.txt", []
     sync, rename = os.fsync, os.replace
 
@@ -72,7 +72,7 @@ def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypa
     assert calls == ["file", "rename", "folder"]
 
 
-def test_file_system_that_cannot_sync_a_folder_is_good_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_to_flush_the_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync = os.fsync
 
     def fsync(handle: int) -> None:
@@ -85,7 +85,7 @@ def test_file_system_that_cannot_sync_a_folder_is_good_enough(tmp_path: Path, mo
     assert (tmp_path / "notes.txt").read_text() == "text"
 
 
-def test_json_is_read_back_as_it_was_and_readable_by_people(tmp_path: Path) -> None:
+def test_json_round_trip_keeps_the_content_and_unicode(tmp_path: Path) -> None:
     content = {"name": "Krähe", "values": [1, 2.5, None, True]}
     write_json(tmp_path / "a.json", content)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def test_json_is_read_back_as_it_was_and_readable_by_people(tmp_path: Path) -> N
     assert text.endswith("}\n")
 
 
-def test_content_that_is_no_json_leaves_what_was_there(tmp_path: Path) -> None:
+def test_content_that_is_not_json_keeps_the_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"kept": True})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"path": tmp_path})

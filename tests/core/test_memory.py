@@ -1,4 +1,4 @@
-"""Freed memory stays in the process while training, and only then."""
+"""Freed memory stays in the process during training and is returned afterwards."""
 
 import resource
 import subprocess
@@ -14,7 +14,7 @@ from mlops_img.core.memory import freed_memory_kept
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        torch.ones(9, 2**20)  # 36 MB, more than glibc keeps by itself
+        torch.ones(9, 2**20)  # 36 MB, more than glibc keeps by default
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():
@@ -23,25 +23,25 @@ def resident():
 
 usual = faults()
 with freed_memory_kept():
-    faults(), faults()  # the first blocks come from the kernel here too
-    with freed_memory_kept():  # as an evaluation in the middle of a training
+    faults(), faults()  # the first blocks are mapped here too
+    with freed_memory_kept():  # like an evaluation during training
         pass
     kept = faults()
     torch.ones(50, 2**20)
     held = resident()
 given_back = held - resident()
 before = resident()
-torch.ones(100, 2**20)  # fits into no hole that the blocks above left in the heap
+torch.ones(100, 2**20)  # larger than any free block in the heap
 print(usual, kept, given_back, resident() - before)
 """
 PAGES_OF_200_MB = 200 * 2**20 // resource.getpagesize()
 
 
 def count_pages(**environment: str) -> list[int]:
-    """Return what a program of its own counts, in pages.
+    """Run the program in another process and return its counts, in pages.
 
-    The faults of ten blocks before the context and in it, how much smaller the process is after it than at its end,
-    and what stays of a block that is freed after it.
+    These are the page faults of ten blocks before and in the context, the memory returned at the end of the context,
+    and the memory that stays in the process after a block is freed outside the context.
     """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env={"PATH": "", **environment}
@@ -49,11 +49,11 @@ def count_pages(**environment: str) -> list[int]:
     return [int(count) for count in done.stdout.split()]
 
 
-glibc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc's malloc is told")
+glibc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc's malloc is configured")
 
 
 @glibc
-def test_freed_memory_is_used_again_within_and_given_back_after() -> None:
+def test_freed_memory_is_reused_in_the_context_and_returned_after_it() -> None:
     usual, kept, given_back, left = count_pages()
     assert kept < usual / 4
     assert given_back > PAGES_OF_200_MB / 2
@@ -61,6 +61,6 @@ def test_freed_memory_is_used_again_within_and_given_back_after() -> None:
 
 
 @glibc
-def test_what_the_environment_says_of_malloc_stands() -> None:
+def test_malloc_settings_in_the_environment_are_kept() -> None:
     usual, kept, *_ = count_pages(MALLOC_ARENA_MAX="2")
     assert kept > usual / 2

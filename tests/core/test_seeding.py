@@ -1,4 +1,4 @@
-"""Random numbers that follow from the seed and the place alone."""
+"""Random numbers are determined by the seed, the purpose and the position."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from mlops_img.core.seeding import Purpose, derive, seed_cpu, seed_step
 
 
-def test_same_place_gives_the_same_number_on_every_machine() -> None:
-    # Written down once: other numbers would mean that no earlier run can be repeated.
+def test_numbers_are_the_same_on_every_machine() -> None:
+    # Recorded values: if they change, earlier runs cannot be reproduced.
     assert derive(0, Purpose.SHUFFLE, 0) == 8514611595815388268
     assert derive(7, Purpose.AUGMENT, 3, 1234) == 1930536709478972535
 
 
-def test_seeds_purposes_and_places_do_not_share_numbers() -> None:
+def test_seeds_purposes_and_positions_have_different_numbers() -> None:
     numbers = [
         derive(seed, purpose, first, second)
         for seed in (0, 1, 2**32 - 1)
@@ -27,7 +27,7 @@ def test_seeds_purposes_and_places_do_not_share_numbers() -> None:
     assert all(0 <= number < 2**63 for number in numbers)
 
 
-def test_a_step_has_numbers_of_its_own_whatever_came_before() -> None:
+def test_numbers_of_a_step_do_not_depend_on_earlier_steps() -> None:
     def drawn(step: int, part: int) -> tuple[float, float]:
         seed_step(5, step, part)
         return torch.rand(()).item(), random.random()
@@ -39,7 +39,7 @@ def test_a_step_has_numbers_of_its_own_whatever_came_before() -> None:
     assert len({first, *others}) == 4
 
 
-def test_seeding_within_a_fork_leaves_no_trace() -> None:
+def test_seeding_in_fork_rng_restores_the_generator() -> None:
     torch.manual_seed(1)
     wanted = torch.rand(3)
     torch.manual_seed(1)

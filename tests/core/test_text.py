@@ -1,4 +1,4 @@
-"""Tables as text."""
+"""Format tables as text."""
 
 from mlops_img.core.text import markdown_table, text_table
 
@@ -13,7 +13,7 @@ def test_columns_of_a_text_table_are_aligned() -> None:
     ]
 
 
-def test_markdown_table_has_a_rule_below_its_head() -> None:
+def test_markdown_table_has_a_rule_below_its_header() -> None:
     assert markdown_table(ROWS).splitlines() == [
         "| name      | n   | note |",
         "| --------- | --- | ---- |",

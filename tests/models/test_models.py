@@ -1,4 +1,4 @@
-"""Models by name and by class: their options, frozen stages, small stems."""
+"""Models by name and by class: options, frozen stages, stem strides."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def train_one_step(model: nn.Module, side: int = SIDE) -> None:
 
 
 class TinyNet(nn.Module):
-    """What a user might bring: batch norm over vectors, no timm attributes."""
+    """A user's model: batch norm over vectors, no attributes of timm."""
 
     def __init__(self, num_classes: int, in_chans: int, width: int = 4) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class TinyNet(nn.Module):
 
 
 class Headless(TinyNet):
-    """Forgot its classifier."""
+    """A model without a classifier."""
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.stem(images)
@@ -89,7 +89,7 @@ def test_vit_is_built_for_the_image_size() -> None:
     assert tokens == 1 + (48 // 16) ** 2
 
 
-def test_gray_images_take_one_channel() -> None:
+def test_model_for_gray_images_has_one_input_channel() -> None:
     model = build("test_resnet", in_chans=1)
     assert model(torch.randn(2, 1, SIDE, SIDE)).shape == (2, 3)
     with pytest.raises(UserError, match="in_chans=4"):
@@ -101,13 +101,13 @@ def test_unknown_model_suggests_the_nearest() -> None:
         build("resnet118")
 
 
-def test_unknown_tag_names_the_weights_there_are() -> None:
+def test_unknown_tag_lists_the_available_weights() -> None:
     with pytest.raises(UserError, match=r"resnet18\.nonexistent_tag.*resnet18\.a1_in1k") as caught:
         build("resnet18.nonexistent_tag")
     assert "\n" not in str(caught.value)
 
 
-def test_keyword_arguments_reach_the_model() -> None:
+def test_kwargs_are_passed_to_the_model() -> None:
     model = build("test_resnet", kwargs={"act_layer": "silu"})
     assert any(isinstance(module, nn.SiLU) for module in model.modules())
 
@@ -117,7 +117,7 @@ def test_wrong_keyword_argument_is_named() -> None:
         build("test_resnet", kwargs={"no_such_option": 1})
 
 
-def test_image_size_that_the_model_cannot_take_fails_at_once() -> None:
+def test_unsupported_image_size_is_rejected() -> None:
     with pytest.raises(UserError, match=r"data\.image_size=50: model test_maxvit cannot"):
         build("test_maxvit", side=50)
 
@@ -131,7 +131,7 @@ def test_stochastic_depth_drops_paths_in_training_only() -> None:
         assert torch.equal(model(images), model(images))
 
 
-def test_dropout_rate_reaches_the_model() -> None:
+def test_dropout_rate_is_passed_to_the_model() -> None:
     model = build("test_resnet", drop_rate=0.5)
     images = torch.randn(4, 3, SIDE, SIDE)
     model.eval()
@@ -140,27 +140,27 @@ def test_dropout_rate_reaches_the_model() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.0
     model.get_submodule("fc").train()
-    model.training = True  # timm's ResNet applies its dropout by this flag
+    model.training = True  # timm's ResNet uses this flag for its dropout
     assert not torch.equal(model(images), without)
 
 
 @pytest.mark.parametrize("name", ["ghostnet_050", "lcnetv2_small"])
-def test_model_without_stochastic_depth_is_built_unless_it_is_asked_for(name: str) -> None:
+def test_model_without_stochastic_depth_rejects_only_a_positive_rate(name: str) -> None:
     assert build(name)(torch.randn(2, 3, SIDE, SIDE)).shape == (2, 3)
     with pytest.raises(UserError, match="drop_path_rate"):
         build(name, drop_path_rate=0.1)
 
 
-def test_option_of_the_users_that_an_architecture_has_not_is_never_left_out() -> None:
+def test_unsupported_option_in_kwargs_is_rejected() -> None:
     for option in ({"zero_init_last": False}, {"drop_path_rate": 0.0}):
         with pytest.raises(UserError, match=next(iter(option))):
             build("ghostnet_050", kwargs=option)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet"])
-def test_residual_branches_start_awake_if_asked_to_where_there_are_some(name: str) -> None:
-    asleep = [norm for norm in norms(build(name)) if not norm.any()]
-    assert bool(asleep) == (name in ("test_resnet", "test_byobnet"))
+def test_zero_init_residual_can_be_disabled(name: str) -> None:
+    zero_norms = [norm for norm in norms(build(name)) if not norm.any()]
+    assert bool(zero_norms) == (name in ("test_resnet", "test_byobnet"))
     assert all(norm.any() for norm in norms(build(name, zero_init_residual=False)))
 
 
@@ -173,10 +173,10 @@ def test_normalization_is_that_of_the_weights() -> None:
     assert normalization(TinyNet(3, 3))[0] == (0.485, 0.456, 0.406)
 
 
-# --- a class of one's own ----------------------------------------------------------------------------
+# --- user classes ------------------------------------------------------------------------------------
 
 
-def test_own_class_is_called_with_classes_channels_and_kwargs() -> None:
+def test_user_class_is_called_with_classes_channels_and_kwargs() -> None:
     config = ModelConfig(name="custom", _target_=f"{__name__}.TinyNet", in_chans=1, kwargs={"width": 6})
     model = build_model(config, 5, SIDE)
     assert isinstance(model, TinyNet)
@@ -199,20 +199,20 @@ def test_own_class_is_called_with_classes_channels_and_kwargs() -> None:
         ({"_target_": f"{__name__}.Headless"}, r"logits of shape \(1, 3\)"),
     ],
 )
-def test_own_class_that_cannot_be_used_is_a_users_mistake(options: dict[str, Any], message: str) -> None:
+def test_unusable_user_class_is_a_user_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build("custom", **options)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
-def test_torchvision_models_are_classes_of_ones_own(name: str) -> None:
+def test_torchvision_models_can_be_targets(name: str) -> None:
     model = build("custom", _target_=f"torchvision.models.{name}", side=64)
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 3)
     assert classifier_names(model)[0] in ("fc", "classifier.1", "classifier.3")
 
 
 def forwarding(**options: Any) -> nn.Module:
-    """Hands on whatever it is called with."""
+    """Create a model with the same options."""
     return TinyNet(**options)
 
 
@@ -224,30 +224,30 @@ def faulty(**options: Any) -> nn.Module:
     raise TypeError("a fault in this function")
 
 
-def test_function_that_hands_its_options_on_gets_in_chans() -> None:
+def test_function_that_takes_any_options_gets_in_chans() -> None:
     model = build("custom", _target_=f"{__name__}.forwarding", in_chans=1)
     assert model.get_parameter("stem.weight").shape[1] == 1
 
 
-def test_class_without_in_chans_takes_color_images_only() -> None:
+def test_target_without_in_chans_supports_only_color_images() -> None:
     assert build("custom", _target_=f"{__name__}.color_only")(torch.randn(2, 3, SIDE, SIDE)).shape == (2, 3)
     with pytest.raises(UserError, match=r"model\.in_chans=1: .*color_only takes no in_chans"):
         build("custom", _target_=f"{__name__}.color_only", in_chans=1)
 
 
-def test_type_error_inside_an_own_class_keeps_its_traceback() -> None:
+def test_type_error_inside_a_user_class_keeps_its_traceback() -> None:
     with pytest.raises(TypeError, match="a fault in this function"):
         build("custom", _target_=f"{__name__}.faulty")
 
 
 # --- freezing ----------------------------------------------------------------------------------------
 
-# Layers of every kind: batch norm fused with its activation, layer scales, class tokens.
+# Models with different kinds of layers: batch norm fused with its activation, layer scales, class tokens.
 KINDS = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet"]
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_frozen_backbone_trains_the_classifier_alone(name: str) -> None:
+def test_only_the_classifier_is_trained_if_the_backbone_is_frozen(name: str) -> None:
     model = build(name, freeze="backbone")
     head = tuple(f"{part}." for part in classifier_names(model))
     before = snapshot(model)
@@ -256,8 +256,8 @@ def test_frozen_backbone_trains_the_classifier_alone(name: str) -> None:
     assert moved == {tensor for tensor in before if tensor.startswith(head)}
 
 
-def test_freezing_up_to_a_stage_keeps_all_before_it_and_trains_all_after() -> None:
-    # Branches that start at zero would pass no gradient on in the first step.
+def test_freezing_up_to_a_stage_trains_only_later_stages() -> None:
+    # Residual branches initialized with zero would have no gradient in the first step.
     model = build("test_resnet", freeze="layer2", zero_init_residual=False)
     before = snapshot(model)
     train_one_step(model)
@@ -267,7 +267,7 @@ def test_freezing_up_to_a_stage_keeps_all_before_it_and_trains_all_after() -> No
     assert any("layer1" in tensor and "running_mean" in tensor for tensor in before)
 
 
-def test_freezing_blocks_of_a_vit_freezes_what_is_added_to_the_patches_too() -> None:
+def test_freezing_blocks_of_a_vit_freezes_its_embeddings_too() -> None:
     model = build("test_vit", freeze="blocks.2")
     before = snapshot(model)
     train_one_step(model)
@@ -276,20 +276,20 @@ def test_freezing_blocks_of_a_vit_freezes_what_is_added_to_the_patches_too() -> 
     assert moved == {tensor for tensor in before if not tensor.startswith(frozen)}
 
 
-def test_freezing_a_stage_by_half_its_name_freezes_nothing_else() -> None:
+def test_freezing_a_stage_does_not_freeze_the_next_stage() -> None:
     model = build("test_resnet", freeze="layer1")
     assert not any(parameter.requires_grad for parameter in model.get_submodule("layer1").parameters())
     assert all(parameter.requires_grad for parameter in model.get_submodule("layer2").parameters())
 
 
-def test_freezing_an_own_class_keeps_the_statistics_of_batch_norm_over_vectors() -> None:
+def test_freezing_a_user_class_keeps_batch_norm_statistics() -> None:
     model = build("custom", _target_=f"{__name__}.TinyNet", freeze="backbone")
     before = snapshot(model)
     train_one_step(model)
     assert changed(before, model.state_dict()) == {"head.weight", "head.bias"}
 
 
-def test_frozen_statistics_stay_after_an_evaluation_and_in_a_copy() -> None:
+def test_frozen_statistics_do_not_change_after_evaluation_or_in_a_copy() -> None:
     model = build("test_resnet", freeze="layer4")
     model.eval()
     averaged = copy.deepcopy(model)  # as for a moving average of the weights
@@ -301,13 +301,13 @@ def test_frozen_statistics_stay_after_an_evaluation_and_in_a_copy() -> None:
     assert averaged.get_submodule("bn1").train() is averaged.get_submodule("bn1")
 
 
-def test_frozen_model_gives_and_takes_the_same_tensors_as_another() -> None:
+def test_frozen_and_trainable_models_have_interchangeable_state_dicts() -> None:
     frozen, free = build("test_efficientnet", freeze="backbone"), build("test_efficientnet")
     free.load_state_dict(frozen.state_dict())
     frozen.load_state_dict(free.state_dict())
 
 
-def test_unknown_stage_names_the_stages() -> None:
+def test_unknown_stage_is_rejected_with_a_list_of_the_stages() -> None:
     with pytest.raises(UserError, match=r"no module 'layer5'; its stages are conv1, .*layer4.*'layer"):
         build("test_resnet", freeze="layer5")
 
@@ -337,13 +337,13 @@ def test_stem_stride_decides_the_size_of_the_feature_map(name: str, stride: int 
 @pytest.mark.parametrize(
     ("name", "stride", "message"),
     [
-        ("test_vit", 2, "no convolution of stride 2"),
-        ("test_convnext", 2, "no convolution of stride 2"),
+        ("test_vit", 2, "not a convolution of stride 2"),
+        ("test_convnext", 2, "not a convolution of stride 2"),
         ("test_resnet", 3, "can be 4, 2, 1"),
         ("test_efficientnet", 4, "can be 2, 1"),
         ("test_resnet", 0, "can be 4, 2, 1"),
     ],
 )
-def test_impossible_stem_stride_says_what_is_possible(name: str, stride: int, message: str) -> None:
+def test_impossible_stem_stride_is_rejected(name: str, stride: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(name, stem_stride=stride)

@@ -1,4 +1,4 @@
-"""A new classifier beside a trained backbone: it starts small, in every family of models."""
+"""A new classifier on a pretrained backbone has small initial weights, for every model option."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def photos(side: int = SIDE, count: int = 8) -> Tensor:
 
 
 def donor_of(name: str, images: Tensor, classes: int = 5) -> nn.Module:
-    """Return a model whose batch norms know such images, as those of trained weights do."""
+    """Return a model whose batch norms have the statistics of the images, like a trained model."""
     torch.manual_seed(1)
     donor = timm.create_model(name, num_classes=classes, **({"img_size": SIDE} if "vit" in name else {}))
     for module in donor.modules():
@@ -50,7 +50,7 @@ def donor_of(name: str, images: Tensor, classes: int = 5) -> nn.Module:
 
 
 def fill_hub(cache: Path, name: str, state: dict[str, Tensor]) -> None:
-    """Put weights where the Hugging Face client keeps what it has downloaded."""
+    """Write weights to the cache of the Hugging Face client."""
     published = timm.get_pretrained_cfg(name)
     assert published is not None
     assert published.hf_hub_id is not None
@@ -71,7 +71,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("source", ["file", "hub"])
 @pytest.mark.parametrize("option", NAMED)
-def test_first_loss_of_a_new_head_is_log_of_the_classes(
+def test_initial_loss_of_a_new_head_is_the_log_of_the_number_of_classes(
     option: str, source: str, tmp_path: Path, hub_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))  # type: ignore[assignment]
@@ -95,7 +95,7 @@ def test_first_loss_of_a_new_head_is_log_of_the_classes(
     }
     labels = torch.arange(len(images)) % CLASSES
     with torch.no_grad():
-        for training in (False, True):  # training last: it moves the running statistics
+        for training in (False, True):  # training mode last, because it changes the running statistics
             loss = nn.functional.cross_entropy(model.train(training)(images), labels).item()
             assert loss == pytest.approx(math.log(CLASSES), rel=0.05), "training" if training else "evaluation"
 
@@ -104,7 +104,7 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
-def test_new_head_follows_from_the_seed(tmp_path: Path) -> None:
+def test_new_head_is_determined_by_the_seed(tmp_path: Path) -> None:
     torch.save(donor_of("test_efficientnet", photos()).state_dict(), tmp_path / "weights.pt")
     config = ModelConfig(name="test_efficientnet", weights=str(tmp_path / "weights.pt"))
     heads = []
@@ -116,7 +116,7 @@ def test_new_head_follows_from_the_seed(tmp_path: Path) -> None:
     assert float(heads[0].detach().std()) == pytest.approx(0.001, rel=0.15)
 
 
-def test_head_of_the_weights_stays_and_nothing_is_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_head_of_a_weights_file_with_equal_classes_is_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     donor = donor_of("test_efficientnet", photos(), classes=3)
     torch.save(donor.state_dict(), tmp_path / "weights.pt")
     caplog.set_level(logging.INFO, "mlops_img")
@@ -125,7 +125,7 @@ def test_head_of_the_weights_stays_and_nothing_is_new(tmp_path: Path, caplog: py
     assert "new tensors" not in caplog.text
 
 
-def test_head_of_hub_weights_stays_with_as_many_classes(hub_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_head_of_hub_weights_with_equal_classes_is_loaded(hub_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     donor = donor_of("test_efficientnet", photos(), classes=1000)
     fill_hub(hub_cache, "test_efficientnet", donor.state_dict())
     caplog.set_level(logging.INFO, "mlops_img")
@@ -134,7 +134,7 @@ def test_head_of_hub_weights_stays_with_as_many_classes(hub_cache: Path, caplog:
     assert "new tensors" not in caplog.text
 
 
-def test_random_weights_are_those_of_timm() -> None:
+def test_random_weights_equal_those_of_timm() -> None:
     torch.manual_seed(3)
     ours = build_model(ModelConfig(name="test_efficientnet"), 3, SIDE).state_dict()
     torch.manual_seed(3)
@@ -142,7 +142,7 @@ def test_random_weights_are_those_of_timm() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_of_a_classifier_of_several_layers_only_the_last_starts_small(tmp_path: Path) -> None:
+def test_only_the_last_layer_of_a_new_classifier_has_small_weights(tmp_path: Path) -> None:
     config = ModelConfig(
         name="custom", _target_=f"{__name__}.TwoLayers", weights=str(tmp_path / "own.pt"), kwargs={"width": 64}
     )
@@ -153,7 +153,7 @@ def test_of_a_classifier_of_several_layers_only_the_last_starts_small(tmp_path: 
 
 
 class TwoLayers(nn.Module):
-    """Says itself which module its classifier is, as timm's models do."""
+    """A model that names its classifier in `pretrained_cfg`, like timm's models."""
 
     def __init__(self, num_classes: int, in_chans: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""First weights: from files of many kinds, and from the hub, its cache or no network at all."""
+"""Initial weights: from files of several formats, and from the hub, its cache or without a network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def differing(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> set[str]:
 
 
 class OwnNet(nn.Module):
-    """What a user might bring."""
+    """A user's model."""
 
     def __init__(self, num_classes: int, in_chans: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class OwnNet(nn.Module):
 
 @pytest.fixture
 def donor() -> nn.Module:
-    """A model whose every tensor differs from a fresh one's, with five classes."""
+    """Build a model of five classes whose tensors all differ from those of a new model."""
     model = build("test_resnet", classes=5)
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -71,7 +71,7 @@ def write_best(model: nn.Module, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "state dict", "wrapped", "parallel", "best.pt"])
-def test_weights_file_with_other_classes_gives_all_but_the_head(kind: str, donor: nn.Module, tmp_path: Path) -> None:
+def test_weights_of_other_classes_are_loaded_except_the_head(kind: str, donor: nn.Module, tmp_path: Path) -> None:
     state = donor.state_dict()
     path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
     if kind == "safetensors":
@@ -90,13 +90,13 @@ def test_weights_file_with_other_classes_gives_all_but_the_head(kind: str, donor
     assert differing(loaded, state) == {"fc.weight", "fc.bias"}
 
 
-def test_weights_file_with_as_many_classes_gives_the_head_too(donor: nn.Module, tmp_path: Path) -> None:
+def test_weights_of_equal_classes_are_loaded_with_the_head(donor: nn.Module, tmp_path: Path) -> None:
     torch.save(donor.state_dict(), tmp_path / "weights.pt")
     loaded = build("test_resnet", classes=5, weights=str(tmp_path / "weights.pt")).state_dict()
     assert not differing(loaded, donor.state_dict())
 
 
-def test_own_class_takes_weights_of_its_own(tmp_path: Path) -> None:
+def test_weights_of_a_user_class_are_loaded(tmp_path: Path) -> None:
     donor = OwnNet(num_classes=5, in_chans=3)
     torch.save(donor.state_dict(), tmp_path / "weights.pt")
     loaded = build("custom", _target_=f"{__name__}.OwnNet", weights=str(tmp_path / "weights.pt")).state_dict()
@@ -104,13 +104,13 @@ def test_own_class_takes_weights_of_its_own(tmp_path: Path) -> None:
     assert loaded["head.weight"].shape == (3, 4)
 
 
-def test_weights_of_another_architecture_are_refused_with_the_first_tensor(donor: nn.Module, tmp_path: Path) -> None:
+def test_weights_of_another_architecture_are_rejected_with_the_first_tensor(donor: nn.Module, tmp_path: Path) -> None:
     torch.save(donor.state_dict(), tmp_path / "weights.pt")
     with pytest.raises(UserError, match=r"another architecture: \d+ of \d+ tensors do not fit, e\.g\. cls_token is"):
         build("test_vit", weights=str(tmp_path / "weights.pt"))
 
 
-def test_weights_of_a_deeper_model_are_refused_although_they_hold_all_that_is_needed(tmp_path: Path) -> None:
+def test_weights_of_a_deeper_model_are_rejected(tmp_path: Path) -> None:
     deeper = build("test_resnet", kwargs={"layers": [2, 1, 1, 1]})
     torch.save(deeper.state_dict(), tmp_path / "weights.pt")
     with pytest.raises(UserError, match=r"layer1\.1\.conv1\.weight is missing in the model"):
@@ -123,14 +123,14 @@ def test_position_embeddings_are_resampled_to_the_image_size(tmp_path: Path) -> 
     loaded = build("test_vit", side=48, weights=str(tmp_path / "weights.pt"))
     before, after = donor.state_dict(), loaded.state_dict()
     assert after["pos_embed"].shape == (1, 1 + 9, 64)
-    # Resampling keeps the average, and the class token's embedding whole.
+    # Resampling keeps the mean and does not change the embedding of the class token.
     assert torch.equal(before["pos_embed"][:, 0], after["pos_embed"][:, 0])
     torch.testing.assert_close(before["pos_embed"][:, 1:].mean(1), after["pos_embed"][:, 1:].mean(1), atol=5e-3, rtol=0)
     del before["pos_embed"], after["pos_embed"]
     assert not differing(after, before)
 
 
-def test_color_weights_sum_up_to_gray_ones(donor: nn.Module, tmp_path: Path) -> None:
+def test_color_channels_of_the_weights_are_summed_for_gray(donor: nn.Module, tmp_path: Path) -> None:
     torch.save(donor.state_dict(), tmp_path / "weights.pt")
     gray = build("test_resnet", in_chans=1, weights=str(tmp_path / "weights.pt")).state_dict()
     wanted = donor.state_dict()["conv1.0.weight"].sum(1, keepdim=True)
@@ -143,7 +143,7 @@ def test_missing_weights_file_is_named(tmp_path: Path) -> None:
 
 
 class Touch:
-    """Unpickled the ordinary way, it makes a file."""
+    """An object that creates a file when it is unpickled without restrictions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -154,7 +154,7 @@ class Touch:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("way", ["pickle", "torch.save"])
-def test_weights_file_with_code_is_refused_and_not_run(way: str, donor: nn.Module, tmp_path: Path) -> None:
+def test_weights_file_with_code_is_rejected_and_not_executed(way: str, donor: nn.Module, tmp_path: Path) -> None:
     path, sign = tmp_path / "weights.pt", tmp_path / "code-has-run"
     content = {**donor.state_dict(), "extra": Touch(sign)}
     if way == "pickle":
@@ -164,13 +164,13 @@ def test_weights_file_with_code_is_refused_and_not_run(way: str, donor: nn.Modul
     with pytest.raises(UserError, match="could be code and is not loaded"):
         build("test_resnet", weights=str(path))
     assert not sign.exists()
-    if way == "torch.save":  # the trap does work
+    if way == "torch.save":  # unrestricted loading executes the code
         torch.load(path, weights_only=False)
         assert sign.exists()
 
 
 @pytest.mark.parametrize("name", ["empty.pt", "text.pt", "list.pt", "cut.pt", "empty.safetensors", "cut.safetensors"])
-def test_file_without_weights_is_refused_in_one_line(name: str, donor: nn.Module, tmp_path: Path) -> None:
+def test_file_without_weights_is_rejected_in_one_line(name: str, donor: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / name
     kind = path.stem
     if kind == "cut":
@@ -190,14 +190,14 @@ def test_file_without_weights_is_refused_in_one_line(name: str, donor: nn.Module
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of the Hugging Face client, which it uses in this test."""
+    """Make the Hugging Face client use an empty cache folder."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
 
 
 def point_to(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    """What HF_ENDPOINT in the environment does before the client is imported."""
+    """Set the endpoint like HF_ENDPOINT, which the client reads on import."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     path = "/{repo_id}/resolve/{revision}/{filename}"
@@ -205,7 +205,7 @@ def point_to(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
 
 
 def hub_weights() -> dict[str, Tensor]:
-    """As timm publishes them: a thousand classes."""
+    """Return weights of 1000 classes, as published by timm."""
     return {name: tensor + 1 for name, tensor in build("test_resnet", classes=1000).state_dict().items()}
 
 
@@ -220,7 +220,7 @@ def fill(cache: Path) -> dict[str, Tensor]:
     return state
 
 
-def test_hub_weights_come_from_the_cache_without_a_network(hub_cache: Path) -> None:
+def test_cached_hub_weights_are_loaded_without_a_network(hub_cache: Path) -> None:
     wanted = fill(hub_cache)
     loaded = build("test_resnet", weights="hub").state_dict()
     assert differing(loaded, wanted) == {"fc.weight", "fc.bias"}
@@ -228,13 +228,13 @@ def test_hub_weights_come_from_the_cache_without_a_network(hub_cache: Path) -> N
     assert gray["conv1.0.weight"].shape[1] == 1
 
 
-def test_checkpoint_to_come_needs_no_hub(hub_cache: Path) -> None:
+def test_hub_is_not_used_without_loading_weights(hub_cache: Path) -> None:
     config = ModelConfig(name="test_resnet", weights="hub")
     assert build_model(config, 3, SIDE, load_weights=False)(torch.zeros(2, 3, SIDE, SIDE)).shape == (2, 3)
     assert not hub_cache.exists()
 
 
-def test_missing_hub_weights_say_so_in_one_line(hub_cache: Path) -> None:
+def test_missing_hub_weights_are_reported_in_one_line(hub_cache: Path) -> None:
     with pytest.raises(
         UserError, match=r"weights of test_resnet could not be downloaded.*model\.weights=none"
     ) as caught:
@@ -242,7 +242,7 @@ def test_missing_hub_weights_say_so_in_one_line(hub_cache: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_model_that_nobody_published_weights_of_says_so(hub_cache: Path) -> None:
+def test_model_without_published_weights_is_reported(hub_cache: Path) -> None:
     with pytest.raises(UserError, match="No pretrained weights exist for test_maxvit"):
         build("test_maxvit", weights="hub", side=64)
 
@@ -262,14 +262,14 @@ def test_unreachable_hub_fails_within_seconds_and_does_not_stop_cached_weights(
 
 @pytest.fixture
 def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
-    """A server that answers as the hub does for one file; the paths that it was asked for."""
+    """Start a server that imitates the hub for one file; return the list of requested paths."""
     file = tmp_path / "model.safetensors"
     save_file(hub_weights(), file)
-    content, asked = file.read_bytes(), []
+    content, requested = file.read_bytes(), []
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             found = self.path.endswith("/model.safetensors")
             self.send_response(200 if found or self.path == "/" else 404)
             if found:
@@ -290,12 +290,12 @@ def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     point_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    yield asked
+    yield requested
     server.shutdown()
     server.server_close()
 
 
-def test_hub_weights_are_downloaded_once_and_kept(hub: list[str], hub_cache: Path) -> None:
+def test_hub_weights_are_downloaded_to_the_cache(hub: list[str], hub_cache: Path) -> None:
     loaded = build("test_resnet", weights="hub").state_dict()
     kept = load_file(hub_cache / HUB_ID / "snapshots" / ("f" * 40) / "model.safetensors")
     assert torch.equal(loaded["conv1.0.weight"], kept["conv1.0.weight"])

@@ -1,4 +1,4 @@
-"""Weights files of other programs: their layouts, names and metadata, what is not loaded, and what does not run."""
+"""Weights files of other programs: layouts, names, metadata, rejected files; code in a file is not executed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def build(weights: str | Path, name: str = NAME, classes: int = 3, **options: An
 
 @pytest.fixture
 def state() -> dict[str, Tensor]:
-    """Five classes' weights, every tensor of which differs from a fresh model's."""
+    """Return weights of five classes whose tensors all differ from those of a new model."""
     return {name: tensor + 1 for name, tensor in timm.create_model(NAME, num_classes=5).state_dict().items()}
 
 
@@ -50,8 +50,8 @@ def differing(loaded: nn.Module, wanted: dict[str, Tensor]) -> set[str]:
     return {name for name, tensor in loaded.state_dict().items() if not torch.equal(tensor, wanted[name])}
 
 
-def refusal(path: Path, **options: Any) -> str:
-    """Return the one line that says why a file is not loaded."""
+def error_message(path: Path, **options: Any) -> str:
+    """Return the one-line error message for a file that is not loaded."""
     with pytest.raises(UserError) as caught:
         build(path, **options)
     assert "\n" not in str(caught.value)
@@ -63,14 +63,14 @@ def refusal(path: Path, **options: Any) -> str:
 
 
 class Recorded(dict[str, Any]):
-    """Pickled as Lightning's AttributeDict, whether Lightning is installed or not."""
+    """A dict that is pickled as Lightning's AttributeDict, without Lightning."""
 
 
 Recorded.__module__, Recorded.__qualname__ = "lightning.fabric.utilities.data", "AttributeDict"
 
 
 class TrainConfig:
-    """A user's own settings, pickled beside the weights."""
+    """Settings of a user, pickled together with the weights."""
 
     def __init__(self) -> None:
         self.lr = 0.1
@@ -129,7 +129,7 @@ LAYOUTS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_checkpoints_of_other_programs_give_their_weights(
+def test_checkpoints_of_other_programs_are_loaded(
     layout: str, legacy: bool, state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -161,14 +161,14 @@ def test_timm_checkpoints_load(tmp_path: Path) -> None:
         assert not differing(build(path), donor.state_dict())
 
 
-def test_model_with_a_prefix_takes_weights_without(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_without_prefix_are_loaded_into_a_model_with_prefix(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "weights.pt")
     loaded = build(tmp_path / "weights.pt", name="custom", _target_=f"{__name__}.Wrapped", classes=5)
     assert not differing(loaded, prefixed("backbone.", state))
 
 
 class Wrapped(nn.Module):
-    """A class of one's own around a model of timm."""
+    """A user's class that contains a model of timm."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -179,16 +179,18 @@ class Wrapped(nn.Module):
         return logits
 
 
-def test_two_copies_of_a_model_in_one_file_are_not_guessed_between(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_two_copies_of_a_model_in_one_file_are_rejected_unless_one_is_averaged(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
     path = tmp_path / "last.ckpt"
     old = {name: tensor - 1 for name, tensor in state.items()}
     torch.save({"state_dict": {**prefixed("model.", old), **prefixed("teacher.", state)}}, path)
-    assert "more than once, under model. and teacher." in refusal(path)
+    assert "more than once, with prefixes model. and teacher." in error_message(path)
     torch.save({"state_dict": {**prefixed("model.", old), **prefixed("ema_model.", state)}}, path)
     assert differing(build(path), state) == HEAD
 
 
-def test_safetensors_are_known_by_their_content(
+def test_file_format_is_recognized_by_content_and_not_by_suffix(
     state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -198,7 +200,7 @@ def test_safetensors_are_known_by_their_content(
     assert differing(build("~/weights.safetensors"), state) == HEAD
 
 
-def test_hugging_face_folders_load_whole_or_in_shards(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_hugging_face_folders_are_loaded_with_and_without_shards(state: dict[str, Tensor], tmp_path: Path) -> None:
     whole, shards = tmp_path / "whole", tmp_path / "shards"
     whole.mkdir()
     shards.mkdir()
@@ -207,27 +209,27 @@ def test_hugging_face_folders_load_whole_or_in_shards(state: dict[str, Tensor], 
     save_file(state, whole / "model.safetensors")
     assert differing(build(whole), state) == HEAD
     names, half = list(state), len(state) // 2
-    places = {}
+    weight_map = {}
     for number, part in enumerate((names[:half], names[half:])):
         save_file({name: state[name] for name in part}, shards / f"part-{number}.safetensors")
-        places |= dict.fromkeys(part, f"part-{number}.safetensors")
-    (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        weight_map |= dict.fromkeys(part, f"part-{number}.safetensors")
+    (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert differing(build(shards), state) == HEAD
     (shards / "part-1.safetensors").unlink()
     with pytest.raises(UserError, match=r"part-1\.safetensors cannot be read"):
         build(shards)
 
 
-def test_run_and_bundle_of_ours_load_and_name_their_architecture(
+def test_runs_and_bundles_are_loaded_without_warnings(
     run: Path, portable: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trained = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["model"]
-    for place in (run, portable, run / "checkpoints" / "best.pt", run / "checkpoints"):
-        assert not differing(build(place), trained)
+    for path in (run, portable, run / "checkpoints" / "best.pt", run / "checkpoints"):
+        assert not differing(build(path), trained)
     assert not caplog.records
 
 
-def test_repository_of_the_hub_gives_weights_and_names(
+def test_hub_repository_can_be_named_by_weights_and_by_model_name(
     state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -252,11 +254,11 @@ def test_repository_of_the_hub_gives_weights_and_names(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-# --- nothing in a file runs --------------------------------------------------------------------------
+# --- code in a file is not executed ------------------------------------------------------------------
 
 
 class Payload:
-    """Unpickled the ordinary way, it calls a function."""
+    """An object that calls a function when it is unpickled without restrictions."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -267,17 +269,17 @@ class Payload:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("function", [os.system, eval, "subprocess", "numpy", "torch"])
-@pytest.mark.parametrize("place", ["args", "deep", "state"])
-@pytest.mark.parametrize("way", ["zip", "legacy", "pickle 2", "pickle 4"])
-def test_no_function_that_a_file_names_is_called(
-    function: Any, place: str, way: str, state: dict[str, Tensor], tmp_path: Path
+@pytest.mark.parametrize("position", ["args", "deep", "state"])
+@pytest.mark.parametrize("file_format", ["zip", "legacy", "pickle 2", "pickle 4"])
+def test_functions_named_in_a_file_are_not_called(
+    function: Any, position: str, file_format: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     sign = tmp_path / "it-ran"
     payload = {
         os.system: lambda: Payload(os.system, f"touch '{sign}'"),
         eval: lambda: Payload(eval, f"open({str(sign)!r}, 'w').close()"),
         "subprocess": lambda: Payload(__import__("subprocess").check_call, ["touch", str(sign)]),
-        # Functions of other packages become stand-ins: the file loads, and they are not called.
+        # Functions of other packages are replaced: the file is loaded, and they are not called.
         "numpy": lambda: Payload(np.save, f"{sign}.npy", np.zeros(1)),
         "torch": lambda: Payload(torch.save, [1], str(sign)),
     }[function]()
@@ -286,35 +288,35 @@ def test_no_function_that_a_file_names_is_called(
         "args": {"state_dict": state, "args": namespace},
         "deep": {"state_dict": state, "optimizer": [{"a": (collections.defaultdict(list, {1: payload}),)}]},
         "state": {**state, "extra": payload},
-    }[place]
+    }[position]
     path = tmp_path / "weights.pt"
-    if way.startswith("pickle"):
-        path.write_bytes(pickle.dumps(content, protocol=int(way[-1])))
+    if file_format.startswith("pickle"):
+        path.write_bytes(pickle.dumps(content, protocol=int(file_format[-1])))
     else:
-        torch.save(content, path, _use_new_zipfile_serialization=way == "zip")
-    if function in ("numpy", "torch") and not way.startswith("pickle"):
+        torch.save(content, path, _use_new_zipfile_serialization=file_format == "zip")
+    if function in ("numpy", "torch") and not file_format.startswith("pickle"):
         assert differing(build(path), state) == HEAD
     else:
-        refusal(path)
+        error_message(path)
     assert not list(tmp_path.glob("it-ran*"))
-    if not isinstance(function, str) and way == "zip":  # the trap does work
+    if not isinstance(function, str) and file_format == "zip":  # unrestricted loading executes the code
         torch.load(path, weights_only=False)
         assert sign.exists()
 
 
-def test_refused_type_is_named(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_error_names_the_rejected_function(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"state_dict": state, "hook": Payload(os.getpid)}, tmp_path / "weights.pt")
-    assert f"holds {os.getpid.__module__}.getpid, which could be code" in refusal(tmp_path / "weights.pt")
+    assert f"contains {os.getpid.__module__}.getpid, which could be code" in error_message(tmp_path / "weights.pt")
 
 
-def test_reading_leaves_no_type_allowed_for_later(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_reading_does_not_change_the_safe_globals_of_pytorch(state: dict[str, Tensor], tmp_path: Path) -> None:
     before = set(torch.serialization.get_safe_globals())
     torch.save({"state_dict": state, "args": argparse.Namespace()}, tmp_path / "weights.pt")
     read_weights(tmp_path / "weights.pt")
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-# --- what is no weights file -------------------------------------------------------------------------
+# --- files that are not weights files ----------------------------------------------------------------
 
 
 def as_script(path: Path) -> None:
@@ -330,13 +332,19 @@ def sparse(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 OTHERS: dict[str, tuple[Callable[[Path, dict[str, Tensor]], object], str]] = {
-    "empty.pt": (lambda path, _: torch.save({}, path), "holds no state dict; its keys: none"),
+    "empty.pt": (lambda path, _: torch.save({}, path), "contains no state dict; its keys: none"),
     "keys.pt": (lambda path, _: torch.save({"epoch": 3, "lr": 0.1}, path), "its keys: epoch, lr"),
-    "list.pt": (lambda path, state: torch.save(list(state.values()), path), "holds no state dict but a list"),
-    "module.pt": (lambda path, _: torch.save(nn.Sequential(nn.Linear(2, 2)), path), "a whole torch.nn.modules.contain"),
-    "timm.pt": (lambda path, _: torch.save({"model": timm.create_model(NAME)}, path), "a whole timm.models.resnet.Res"),
+    "list.pt": (lambda path, state: torch.save(list(state.values()), path), "contains a list, not a state dict"),
+    "module.pt": (
+        lambda path, _: torch.save(nn.Sequential(nn.Linear(2, 2)), path),
+        "an object of torch.nn.modules.contain",
+    ),
+    "timm.pt": (
+        lambda path, _: torch.save({"model": timm.create_model(NAME)}, path),
+        "an object of timm.models.resnet.Res",
+    ),
     "script.pt": (lambda path, _: as_script(path), "is a TorchScript archive"),
-    "program.pt2": (lambda path, _: as_program(path), "is an archive or program without a state dict"),
+    "program.pt2": (lambda path, _: as_program(path), "is a zip archive without a state dict"),
     "model.onnx": (lambda path, _: path.write_bytes(b"\x08\x0a\x12\x07pytorch"), "is an ONNX model"),
     "onnx.bin": (lambda path, _: path.write_bytes(b"\x08\x0a\x12\x07pytorch"), "is an ONNX model"),
     "model.h5": (lambda path, _: path.write_bytes(b"\x89HDF\r\n\x1a\n" * 20), "HDF5"),
@@ -352,7 +360,10 @@ OTHERS: dict[str, tuple[Callable[[Path, dict[str, Tensor]], object], str]] = {
         lambda path, s: torch.save({n: t.to(torch.int8) for n, t in s.items()}, path),
         "torch.int8 in the",
     ),
-    "nan.pt": (lambda path, s: torch.save(s | {"conv1.0.weight": s["conv1.0.weight"] * torch.nan}, path), "holds NaN"),
+    "nan.pt": (
+        lambda path, s: torch.save(s | {"conv1.0.weight": s["conv1.0.weight"] * torch.nan}, path),
+        "contains NaN",
+    ),
     "quantized.pt": (
         lambda path, _: torch.save({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, path),
         "tensor a is quantized",
@@ -362,24 +373,26 @@ OTHERS: dict[str, tuple[Callable[[Path, dict[str, Tensor]], object], str]] = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_no_weights_file_is_named(name: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_error_describes_a_file_without_usable_weights(name: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     write, message = OTHERS[name]
     write(tmp_path / name, state)
-    assert message in refusal(tmp_path / name)
+    assert message in error_message(tmp_path / name)
 
 
-def test_folder_without_weights_says_what_was_looked_for(tmp_path: Path) -> None:
-    assert "holds none of weights.safetensors, checkpoints/best.pt" in refusal(tmp_path)
+def test_error_for_a_folder_without_weights_lists_the_file_names(tmp_path: Path) -> None:
+    assert "has none of weights.safetensors, checkpoints/best.pt" in error_message(tmp_path)
 
 
 # --- the architecture --------------------------------------------------------------------------------
 
 
-def test_same_shapes_under_other_names_are_shown_with_a_pair(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_error_shows_a_pair_of_names_if_all_shapes_are_equal(state: dict[str, Tensor], tmp_path: Path) -> None:
     renamed = {name.replace("conv1.0.weight", "stem.kernel"): tensor for name, tensor in state.items()}
     torch.save(renamed, tmp_path / "weights.pt")
-    message = refusal(tmp_path / "weights.pt")
-    assert "same shapes as the model, under other names, e.g. stem.kernel in the file and conv1.0.weight in" in message
+    message = error_message(tmp_path / "weights.pt")
+    assert (
+        "same shapes as the model, but with other names, e.g. stem.kernel in the file and conv1.0.weight in" in message
+    )
 
 
 WRITERS: dict[str, Callable[[Path, dict[str, Tensor], str], Path]] = {}
@@ -432,14 +445,14 @@ def file_name(folder: Path, state: dict[str, Tensor], name: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_architecture_that_the_weights_name_is_compared(
+def test_other_architecture_named_by_the_weights_is_logged(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = timm.create_model("tf_efficientnet_lite0", num_classes=3).state_dict()
     path = WRITERS[kind](tmp_path, state, "tf_efficientnet_lite0")
     build(path, name="tf_efficientnet_lite0")
     assert not caplog.records
-    build(path, name="efficientnet_lite0")  # has the same shapes, and pads otherwise
+    build(path, name="efficientnet_lite0")  # has the same shapes but other padding
     assert len(caplog.records) == 1
-    assert "is of the architecture tf_efficientnet_lite0, and the model is efficientnet_lite0" in caplog.text
-    assert "holds the weights of another architecture (tf_efficientnet_lite0)" in refusal(path)
+    assert "is of architecture tf_efficientnet_lite0, but the model is efficientnet_lite0" in caplog.text
+    assert "holds the weights of another architecture (tf_efficientnet_lite0)" in error_message(path)

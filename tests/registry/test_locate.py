@@ -1,4 +1,4 @@
-"""Where a bundle may lie: a folder, or a bucket, here of an emulator of Google Cloud Storage."""
+"""Bundles in folders and in buckets, of an emulator of Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ def cached() -> list[Path]:
 # Folders
 
 
-def test_a_folder_is_taken_as_it_is_and_links_are_followed(portable: Path, tmp_path: Path) -> None:
+def test_local_folder_is_used_in_place(portable: Path, tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to(portable)
     assert local_bundle(str(portable)) == local_bundle(str(tmp_path / "latest")) == portable.resolve()
 
 
-def test_a_missing_folder_is_one_line_that_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing is no bundle.*python -m mlops_img\.export"):
+def test_missing_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing is not a bundle.*python -m mlops_img\.export"):
         local_bundle(str(tmp_path / "missing"))
 
 
-def test_a_damaged_folder_is_refused(portable: Path, tmp_path: Path) -> None:
+def test_damaged_folder_is_a_user_error(portable: Path, tmp_path: Path) -> None:
     shutil.copytree(portable, tmp_path / "bundle")
     (tmp_path / "bundle" / "weights.safetensors").unlink()
     with pytest.raises(UserError, match=r"weights\.safetensors is missing"):
@@ -82,7 +82,7 @@ def test_a_damaged_folder_is_refused(portable: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/folder", "https://host/bundle", "gs://", "gs:///folder"])
-def test_a_place_of_an_unknown_kind_is_refused(location: str) -> None:
+def test_unknown_location_is_a_user_error(location: str) -> None:
     with pytest.raises(UserError, match=f"bundle={location}: name a folder, gs://bucket/folder or bentoml:"):
         local_bundle(location)
 
@@ -99,14 +99,14 @@ def test_a_place_of_an_unknown_kind_is_refused(location: str) -> None:
         ("a #1?/", f"gs://{BUCKET}/a #1?"),
     ],
 )
-def test_a_bundle_is_fetched_whole(bucket: storage.Bucket, portable: Path, prefix: str, location: str) -> None:
+def test_bundle_is_downloaded_from_a_bucket(bucket: storage.Bucket, portable: Path, prefix: str, location: str) -> None:
     upload(bucket, portable, prefix)
     folder = local_bundle(location)
     assert read_bundle(folder) == read_bundle(portable)
     assert cached() == [folder], "and nothing half is left beside"
 
 
-def test_a_bundle_is_fetched_once_and_kept(bucket: storage.Bucket, portable: Path) -> None:
+def test_bundle_is_downloaded_once(bucket: storage.Bucket, portable: Path) -> None:
     upload(bucket, portable)
     first = local_bundle(LOCATION)
     for blob in list(bucket.list_blobs()):
@@ -115,7 +115,7 @@ def test_a_bundle_is_fetched_once_and_kept(bucket: storage.Bucket, portable: Pat
     assert local_bundle(LOCATION) == first
 
 
-def test_a_new_bundle_at_the_same_place_is_fetched(bucket: storage.Bucket, portable: Path, tmp_path: Path) -> None:
+def test_new_bundle_at_the_same_location_is_downloaded(bucket: storage.Bucket, portable: Path, tmp_path: Path) -> None:
     upload(bucket, portable)
     first = local_bundle(LOCATION)
     other = tmp_path / "other"
@@ -127,7 +127,7 @@ def test_a_new_bundle_at_the_same_place_is_fetched(bucket: storage.Bucket, porta
     assert read_bundle(first).version == "1", "a service that still runs keeps its own"
 
 
-def test_what_was_damaged_in_the_cache_is_fetched_again(bucket: storage.Bucket, portable: Path) -> None:
+def test_damaged_cache_is_downloaded_again(bucket: storage.Bucket, portable: Path) -> None:
     upload(bucket, portable)
     folder = local_bundle(LOCATION)
     (folder / "weights.safetensors").write_bytes(b"")
@@ -135,7 +135,7 @@ def test_what_was_damaged_in_the_cache_is_fetched_again(bucket: storage.Bucket, 
     assert read_bundle(folder) == read_bundle(portable)
 
 
-def test_processes_that_fetch_at_once_all_get_the_bundle(
+def test_concurrent_downloads_all_get_the_bundle(
     bucket: storage.Bucket, portable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(bucket, portable)
@@ -183,7 +183,7 @@ WEIGHTS = "weights.safetensors"
         (put("manifest.json", b"{}"), f"bundle {LOCATION}: manifest.json cannot be read"),
     ],
 )
-def test_a_damaged_or_half_bundle_is_refused_and_leaves_nothing(
+def test_damaged_or_incomplete_download_leaves_nothing(
     bucket: storage.Bucket, portable: Path, damage: Callable[[storage.Bucket], object], said: str
 ) -> None:
     upload(bucket, portable)
@@ -196,7 +196,7 @@ def test_a_damaged_or_half_bundle_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["../../../evil", "/tmp/mlops_img_evil", "a/../../../../evil"])
-def test_a_manifest_cannot_have_files_written_elsewhere(
+def test_manifest_cannot_write_outside_the_bundle(
     bucket: storage.Bucket, portable: Path, tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / "bundle"
@@ -220,7 +220,7 @@ def test_a_manifest_cannot_have_files_written_elsewhere(
         lambda content: content["programs"][0].update(file="/etc/passwd"),
     ],
 )
-def test_a_manifest_cannot_have_files_read_elsewhere(
+def test_manifest_cannot_read_outside_the_bundle(
     portable: Path, tmp_path: Path, change: Callable[[dict[str, list[dict[str, str]]]], object]
 ) -> None:
     shutil.copytree(portable, tmp_path / "bundle")
@@ -232,15 +232,13 @@ def test_a_manifest_cannot_have_files_read_elsewhere(
         local_bundle(str(tmp_path / "bundle"))
 
 
-def test_a_bucket_that_does_not_exist_is_one_line(bucket: storage.Bucket) -> None:
+def test_missing_bucket_is_one_line(bucket: storage.Bucket) -> None:
     with pytest.raises(UserError, match=r"bundle=gs://nobodys/x: there is no gs://nobodys/x/manifest\.json"):
         local_bundle("gs://nobodys/x")
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_dead_host_is_one_clear_error_within_the_deadline(
-    monkeypatch: pytest.MonkeyPatch, bucket: storage.Bucket, silent: bool
-) -> None:
+def test_unreachable_host_is_one_line(monkeypatch: pytest.MonkeyPatch, bucket: storage.Bucket, silent: bool) -> None:
     with refused_port() as refused, socket.socket() as listening:  # takes connections and never says a word
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -256,9 +254,7 @@ def test_a_dead_host_is_one_clear_error_within_the_deadline(
     assert not cached()
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, bucket: storage.Bucket, portable: Path
-) -> None:
+def test_read_only_cache_is_one_line(monkeypatch: pytest.MonkeyPatch, bucket: storage.Bucket, portable: Path) -> None:
     upload(bucket, portable)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/cache")
     with pytest.raises(UserError, match=r"cannot be downloaded: .*No such file or directory: '/proc/cache"):

@@ -1,4 +1,4 @@
-"""Bundles in BentoML's model store: put there once, found by their tag."""
+"""Bundles in BentoML's model store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def store(command: Callable[..., Outcome], portable: Path) -> Callable[..., Outc
 Store = Callable[..., Outcome]
 
 
-def test_a_stored_bundle_is_found_by_its_tag_and_as_the_latest(store: Store, portable: Path) -> None:
+def test_stored_bundle_is_found_by_tag_and_as_latest(store: Store, portable: Path) -> None:
     outcome = store()
     assert outcome.code == 0, outcome.err
     tag = outcome.out.strip()
@@ -48,19 +48,19 @@ def test_a_stored_bundle_is_found_by_its_tag_and_as_the_latest(store: Store, por
         assert read_bundle(local_bundle(location)) == read_bundle(portable)
 
 
-def test_labels_say_which_bundle_it_is(store: Store) -> None:
+def test_stored_model_has_labels(store: Store) -> None:
     labels = bentoml.models.get(store().out.strip()).info.labels
     assert labels == {"name": "test_resnet", "version": "1", "precision": "int8-static"}
 
 
-def test_a_bundle_is_stored_once(store: Store, portable: Path, models: Path, tmp_path: Path) -> None:
+def test_bundle_is_stored_once(store: Store, portable: Path, models: Path, tmp_path: Path) -> None:
     first = store().out
     shutil.copytree(portable, tmp_path / "copy")
     assert store().out == store(tmp_path / "copy").out == first
     assert len(bentoml.models.list("mlops_img")) == 1
 
 
-def test_another_bundle_gets_a_tag_of_its_own_and_is_the_latest(store: Store, portable: Path, tmp_path: Path) -> None:
+def test_another_bundle_gets_a_new_tag_and_is_latest(store: Store, portable: Path, tmp_path: Path) -> None:
     first = store().out.strip()
     other = tmp_path / "other"
     shutil.copytree(portable, other)
@@ -72,7 +72,7 @@ def test_another_bundle_gets_a_tag_of_its_own_and_is_the_latest(store: Store, po
     assert read_bundle(local_bundle(f"bentoml:{first}")).version == "1"
 
 
-def test_a_stored_bundle_that_was_damaged_is_refused_and_can_be_stored_anew(store: Store, portable: Path) -> None:
+def test_damaged_stored_bundle_is_a_user_error_and_can_be_stored_again(store: Store, portable: Path) -> None:
     damaged = store().out.strip()
     (local_bundle(f"bentoml:{damaged}") / "weights.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"weights\.safetensors has 0 bytes instead of"):
@@ -81,17 +81,17 @@ def test_a_stored_bundle_that_was_damaged_is_refused_and_can_be_stored_anew(stor
     assert read_bundle(local_bundle("bentoml:mlops_img:latest")) == read_bundle(portable)
 
 
-def test_a_damaged_bundle_is_not_stored(store: Store, portable: Path, models: Path, tmp_path: Path) -> None:
+def test_damaged_bundle_is_not_stored(store: Store, portable: Path, models: Path, tmp_path: Path) -> None:
     shutil.copytree(portable, tmp_path / "damaged")
     (tmp_path / "damaged" / "weights.safetensors").unlink()
     outcome = store(tmp_path / "damaged")
     assert outcome.code == 2
     assert "weights.safetensors is missing" in outcome.err
-    assert store("nowhere").err.startswith("error: nowhere is no bundle")
+    assert store("nowhere").err.startswith("error: nowhere is not a bundle")
     assert not list(models.iterdir())
 
 
-def test_a_broken_store_is_one_line(store: Store, models: Path) -> None:
+def test_unusable_store_is_one_line(store: Store, models: Path) -> None:
     (models / "mlops_img" / "half").mkdir(parents=True)
     outcome = store()
     assert outcome.code == 2
@@ -101,20 +101,20 @@ def test_a_broken_store_is_one_line(store: Store, models: Path) -> None:
 
 
 @pytest.mark.parametrize("tag", ["mlops_img:latest", "mlops_img:none", "mlops_img:", "no tag", "../..:x", ""])
-def test_a_model_that_is_not_there_is_one_line_that_says_how_to_put_it_there(tag: str) -> None:
+def test_missing_model_is_one_line(tag: str) -> None:
     with pytest.raises(UserError, match=r"has no such model.*python -m mlops_img\.store") as raised:
         local_bundle(f"bentoml:{tag}")
     assert f"bundle=bentoml:{tag}:" in str(raised.value)
 
 
-def test_a_model_of_somebody_else_s_is_no_bundle() -> None:
+def test_foreign_model_is_a_user_error() -> None:
     with bentoml.models.create("foreign") as model:
         Path(model.path_of("weights.bin")).write_bytes(b"x")
-    with pytest.raises(UserError, match="is no bundle"):
+    with pytest.raises(UserError, match="is not a bundle"):
         local_bundle("bentoml:foreign:latest")
 
 
-def test_command_keeps_to_bentoml_home_and_tells_nobody(portable: Path, tmp_path: Path) -> None:
+def test_command_uses_bentoml_home_and_sends_no_usage_data(portable: Path, tmp_path: Path) -> None:
     # With this, BentoML prints its usage report instead of sending it.
     environment = {name: value for name, value in os.environ.items() if name != "BENTOML_DO_NOT_TRACK"}
     environment |= {"BENTOML_HOME": str(tmp_path / "home"), "__BENTOML_DEBUG_USAGE": "True"}

@@ -61,12 +61,24 @@ def photos(trained: Path) -> list[Path]:
 
 def announcements(page: Page) -> Callable[[], list[str]]:
     """Record the texts of the live region; returns a function that returns them."""
-    page.evaluate("""() => {
-        window.announced = [];
-        const region = document.querySelector("[role=status]");
-        new MutationObserver(() => window.announced.push(region.textContent)).observe(region, { childList: true });
-    }""")
-    return lambda: page.evaluate("window.announced")
+    return texts_over_time(page, "[role=status]")
+
+
+def texts_over_time(page: Page, selector: str) -> Callable[[], list[str]]:
+    """Record every text of an element from now on; returns a function that returns them.
+
+    What is shown only for a moment may be gone before a busy machine looks.
+    """
+    page.evaluate(
+        """selector => {
+            window.recorded = [];
+            const element = document.querySelector(selector);
+            const observer = new MutationObserver(() => window.recorded.push(element.textContent));
+            observer.observe(element, { childList: true, characterData: true, subtree: true });
+        }""",
+        selector,
+    )
+    return lambda: page.evaluate("window.recorded")
 
 
 # Images and predictions ----------------------------------------------------------------------------------------
@@ -241,9 +253,10 @@ def test_overloaded_service_is_retried_after_retry_after(tab: Tab, photos: list[
         lambda route: route.fulfill(status=429, json=full, headers={"Retry-After": "1"}),
         times=1,
     )
+    texts = texts_over_time(tab.page, "#results")
     tab.choose(photos[0])
-    expect(tab.results).to_contain_text("The service is busy. Retrying in 1 s.")
     expect(tab.results.locator("h3")).to_have_text(["circle"])
+    assert any("The service is busy. Retrying in 1 s." in text for text in texts())
 
 
 def test_error_page_of_a_proxy_is_not_shown(tab: Tab, photos: list[Path]) -> None:

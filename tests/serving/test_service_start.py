@@ -37,7 +37,7 @@ def damaged(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bundle": "{folder}/nothing"}, "nothing is no bundle: it has no manifest.json"),
+        ({"bundle": "{folder}/nothing"}, "nothing is not a bundle: it has no manifest.json"),
         ({"bundle": "{folder}/damaged"}, "has 10 bytes instead of"),
         ({"bundle": "http://127.0.0.1/bundle"}, "name a folder, gs://bucket/folder or bentoml:name:version"),
         ({"toknes": "a"}, "MLOPS_IMG_TOKNES: there is no such setting. Did you mean 'MLOPS_IMG_TOKENS'?"),

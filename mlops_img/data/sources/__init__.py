@@ -1,6 +1,6 @@
-"""Where labeled images come from: one module for each kind of source.
+"""Sources of labeled images, one module for each kind.
 
-A source of your own (`data._target_`) returns a `Table` of `ImageSet`s, both of which can be imported from here.
+A user's source (`data._target_`) returns a `Table` of `ImageSet` objects; both can be imported from here.
 """
 
 from mlops_img.data.sources.base import ImageSet, Table

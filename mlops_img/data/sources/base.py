@@ -1,4 +1,4 @@
-"""What a source of labeled images is: it lists a `Table`, and nothing is read before an image is asked for."""
+"""The interface of a source of labeled images: it lists a `Table`; images are read later, one by one."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Read = Callable[[str], bytes | Image.Image]
 
 
 def read_file(path: str) -> bytes:
-    """Return the file's bytes."""
+    """Return the bytes of the file."""
     with open(path, "rb") as file:
         return file.read()
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images by name, with their labels; nothing is read before `read(paths[i])` is called.
+    """Names and labels of images; image i is read by `read(paths[i])`.
 
     Attributes:
-        paths: what names each image: its file, or its place in a data set that has no files.
+        paths: the path of each image file, or the name of each image in a data set without files.
         labels: int64 (n,), indices into the classes.
-        read: from such a name to the file's bytes or a Pillow image.
+        read: returns the bytes of a file or a Pillow image, given an element of `paths`.
     """
 
     paths: Sequence[str]
@@ -49,27 +49,27 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Table:
-    """What a source yields: the classes, and image sets by split.
+    """The result of a source: the classes, and the images of each split.
 
-    A source that knows no splits puts all under "train" alone; `mlops_img.data.splits` makes the rest.
+    A source without splits returns all images as "train"; `mlops_img.data.splits` creates the other splits.
     """
 
     classes: list[str]
     splits: Mapping[str, ImageSet]
-    # Classes that a split names but train does not, or the other way round; judged in dataset.py.
+    # Differences between the classes of the splits; dataset.py decides whether they are errors.
     class_mismatches: list[str] = field(default_factory=list)
-    # Files that are not among the images, by reason; logged, and listed by the audit.
+    # Files that are not in the data set, by reason; logged and reported by the audit.
     left_out: list[LeftOut] = field(default_factory=list)
-    # Continues the error that the classes are wrong, starting with ". ": what the user may have meant.
+    # Continuation of the error message for wrong classes, starting with ". ": a possible fix.
     hint: str = ""
-    # What may be meant otherwise than it was taken; logged as warnings.
+    # Ambiguities in the structure of the data set; logged as warnings.
     doubts: list[str] = field(default_factory=list)
-    # Where each split was given. `mlops_img.data.splits` adds those that the source does not name.
+    # Origin of each split of the source. `mlops_img.data.splits` adds those of the other splits.
     origins: Mapping[str, SplitOrigin] = field(default_factory=dict)
 
 
 class Source(Protocol):
-    """Anything that can list labeled images."""
+    """A source of labeled images."""
 
     def table(self) -> Table:
         """List the images.

@@ -1,4 +1,4 @@
-"""Class folders on disk: which splits they make, which classes, and which files."""
+"""List class folders on disk: their splits, classes and files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mlops_img.errors import UserError
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A class on disk.
+    """The folder of a class.
 
     Attributes:
-        path: its folder.
+        path: the folder.
         files: its image files at any depth, sorted.
-        subfolders: the names of the folders directly inside.
+        subfolders: the names of the folders directly in it.
     """
 
     path: Path
@@ -35,10 +35,10 @@ class ClassFolder:
 
 
 def existing_folder(root: str) -> Path:
-    """Return the folder's path.
+    """Return the path of the folder.
 
     Raises:
-        UserError: it does not exist, is a file, or holds nothing.
+        UserError: it does not exist, is a file, cannot be read or is empty.
     """
     path = Path(root).expanduser()
     if not path.exists():
@@ -55,7 +55,7 @@ def existing_folder(root: str) -> Path:
 
 
 def split_folders(root: Path, left_out: LeftOutFiles) -> dict[str, Path]:
-    """Map each split that has a folder below `root` to it; without splits, "train" is `root` itself."""
+    """Return the folder of each split in `root`; without split folders, "train" is `root` itself."""
     inside = visible_folders(root)
     found: dict[str, Path] = {}
     for split in SPLIT_FOLDERS:
@@ -65,7 +65,7 @@ def split_folders(root: Path, left_out: LeftOutFiles) -> dict[str, Path]:
         if folders:
             found[split] = folders[0]
     others = [path for path in inside if path not in found.values()]
-    # A folder "train" without folders inside may be a class as well: pictures of trains.
+    # A folder "train" without subfolders may be a class: images of trains.
     if "train" in found and visible_folders(found["train"]):
         visible_folders(root, left_out)
         for path in others:
@@ -76,9 +76,12 @@ def split_folders(root: Path, left_out: LeftOutFiles) -> dict[str, Path]:
 
 
 def class_folders(folder: Path, left_out: LeftOutFiles, hint: str = "") -> list[ClassFolder]:
-    """Return the classes (each a subfolder) with their image files, at any depth; count what is left out.
+    """Return the classes, one per subfolder, with their image files at any depth; count the files left out.
 
-    `hint` continues the error that there are no class folders.
+    Args:
+        folder: the folder of a split.
+        left_out: counts the files that are left out.
+        hint: continuation of the error message if there are no class folders.
 
     Raises:
         UserError: there are no class folders, one has no images, or one cannot be read.
@@ -86,25 +89,25 @@ def class_folders(folder: Path, left_out: LeftOutFiles, hint: str = "") -> list[
     inside = visible_folders(folder, left_out)
     loose = count_loose_images(folder, left_out)
     if not inside:
-        beside = f" ({loose:,} images lie directly in it)" if loose else ""
+        direct = f" ({loose:,} images are directly in it)" if loose else ""
         hint = hint or hint_above(folder, loose)
         raise UserError(
-            f"{folder} has no class folders{beside}. Put the images of each class into a folder of its own{hint}"
+            f"{folder} has no class folders{direct}. Put the images of each class into a separate folder{hint}"
         )
     classes = [_class_folder(path, left_out) for path in inside]
     empty = next((one for one in classes if not one.files), None)
     if empty:
         count = sum(len(files) for _, _, files in os.walk(empty.path))
-        found = f"of its {count} files none is an image by its name" if count else "it is empty"
+        found = f"none of its {count} files has an image extension" if count else "the folder is empty"
         hint = hint_below(folder) if sum(bool(one.files) for one in classes) == 1 else ""
         raise UserError(
-            f"class {empty.path.name!r} has no images: {empty.path}, {found}. Add some or take the folder away{hint}"
+            f"class {empty.path.name!r} has no images: {empty.path}, {found}. Add images or remove the folder{hint}"
         )
     return classes
 
 
 def _class_folder(folder: Path, left_out: LeftOutFiles) -> ClassFolder:
-    """List a class: its image files at any depth, without hidden ones and those of other software."""
+    """List the image files of a class at any depth, without hidden files and files of other software."""
 
     def fail(error: OSError) -> None:
         raise UserError(f"folder {error.filename} cannot be read: {error.strerror}")
@@ -112,13 +115,13 @@ def _class_folder(folder: Path, left_out: LeftOutFiles) -> ClassFolder:
     files: list[str] = []
     subfolders: list[str] | None = None
     visited = {os.path.realpath(folder)}
-    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = _own_folders(place, folders, visited, left_out)
+    for current, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = _own_folders(current, folders, visited, left_out)
         if subfolders is None:
             subfolders = list(folders)
         for name in names:
             reason = clutter(name)
-            path = os.path.join(place, name)
+            path = os.path.join(current, name)
             if reason is not None:
                 left_out.add(reason, "._*" if name.startswith("._") else name, path)
             elif is_image(name):
@@ -130,16 +133,16 @@ def _class_folder(folder: Path, left_out: LeftOutFiles) -> ClassFolder:
     return ClassFolder(folder, sorted(files), subfolders or [])
 
 
-def _own_folders(place: str, names: list[str], visited: set[str], left_out: LeftOutFiles) -> list[str]:
-    """Return the folders to look into, sorted: none of other software's, and none twice."""
+def _own_folders(parent: str, names: list[str], visited: set[str], left_out: LeftOutFiles) -> list[str]:
+    """Return the folders to list, sorted, without folders of other software and folders already visited."""
     kept = []
     for name in sorted(names):
-        path = os.path.join(place, name)
+        path = os.path.join(parent, name)
         reason = clutter(name)
         if reason is not None:
             leave_out_folder(path, reason, left_out)
             continue
-        # Links are followed, but none twice: they may run in a circle.
+        # Links are followed, but no folder is visited twice, because links may form a cycle.
         real = os.path.realpath(path)
         if real not in visited:
             kept.append(name)

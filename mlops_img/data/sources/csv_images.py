@@ -1,4 +1,4 @@
-"""Finding the files that a table names."""
+"""Find the image files that a table names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SEARCHED_FOLDERS = 100
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The files of a table's images.
+    """The image files of a table.
 
-    Each folder is listed once, and not each file asked for: that takes half the time on a local disk, and on a
-    network file system one request where there would be thousands.
+    Each folder is listed once instead of checking each file. This takes half the time on a local disk, and a single
+    request instead of thousands on a network file system.
 
     Attributes:
-        root: the folder that relative names start from.
-        prefix, suffix: what stands before and after each name.
+        root: the folder that names are relative to.
+        prefix, suffix: text to add before and after each name.
     """
 
     root: str
@@ -30,8 +30,8 @@ class ImageFiles:
     def find(self, name: str) -> str | None:
         """Return the path of the file of this name, or None if there is none.
 
-        Where there is no file of the name as written, blanks around it are ignored, and a backslash separates
-        folders.
+        If no file has the exact name, the name is also tried without surrounding blanks and with backslashes as folder
+        separators.
         """
         path = self._path(f"{self.prefix}{name}{self.suffix}")
         if self._exists(path):
@@ -41,14 +41,17 @@ class ImageFiles:
         return next((other for other in others if other != path and self._exists(other)), None)
 
     def why_missing(self, name: str) -> tuple[str, str]:
-        """Return what is wrong with a name that `find` finds no file for, and how to fix it."""
+        """Return why `find` finds no file of this name, and how to fix it."""
         path = self._path(f"{self.prefix}{name}{self.suffix}")
         try:
             os.stat(path)
         except FileNotFoundError:
             reason = "does not exist"
         except (OSError, ValueError) as error:
-            return f"{path} cannot be read: {getattr(error, 'strerror', error)}", "Fix the line or the file's rights"
+            return (
+                f"{path} cannot be read: {getattr(error, 'strerror', error)}",
+                "Fix the line or the permissions of the file",
+            )
         else:
             reason = "is a folder, not a file"
         fix = self._other_case(name) or self._other_settings(name)
@@ -57,10 +60,10 @@ class ImageFiles:
     def _other_case(self, name: str) -> str | None:
         folder, file = os.path.split(self._path(f"{self.prefix}{name.strip()}{self.suffix}".replace("\\", "/")))
         similar = next((other for other in sorted(self._listing(folder)) if other.lower() == file.lower()), None)
-        return similar and f"There is {os.path.join(folder, similar)}: upper and lower case differ"
+        return similar and f"There is {os.path.join(folder, similar)}, which differs in letter case"
 
     def _other_settings(self, name: str) -> str | None:
-        """Look for the file with the usual suffixes and in the folders of `root`."""
+        """Search for the file with common suffixes and in the folders of `root`."""
         with os.scandir(self.root) as entries:
             folders = sorted(f"{entry.name}/" for entry in entries if entry.is_dir())[:SEARCHED_FOLDERS]
         prefixes = dict.fromkeys((self.prefix, "", *folders))
@@ -74,16 +77,16 @@ class ImageFiles:
 
     def _path(self, name: str) -> str:
         path = os.path.join(self.root, name)
-        # "link/../x" is not "x" where link is a symbolic link.
+        # "link/../x" is not "x" if link is a symbolic link.
         return path if ".." in path else os.path.normpath(path)
 
     def _exists(self, path: str) -> bool:
         folder, name = os.path.split(path)
-        # Asked for where it is not listed: some file systems ignore letter case, some folders cannot be listed.
+        # Check files that are not listed: some file systems ignore letter case, and some folders cannot be listed.
         return name in self._listing(folder) or os.path.isfile(path)
 
     def _listing(self, folder: str) -> set[str]:
-        """Return the names of the files in a folder; none where it cannot be listed."""
+        """Return the names of the files in a folder; an empty set if it cannot be listed."""
         if folder not in self._listings:
             try:
                 with os.scandir(folder) as entries:

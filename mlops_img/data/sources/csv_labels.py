@@ -1,4 +1,4 @@
-"""The labels of a table: cleaned, read from one-hot columns, and put in order as classes."""
+"""Clean the labels of a table, decode one-hot columns and sort the classes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 
 
 def clean_labels(labels: Sequence[str], rows: CsvRows) -> list[str]:
-    """Return the labels without blanks around them; what is changed or looks like a mistake is logged.
+    """Return the labels without surrounding blanks; log changes and possible mistakes.
 
-    Where all are numbers, and some are written as 1 and others as 1.0, all are written as 1: a column of
-    integers with gaps becomes a column of floats in many programs.
+    If all labels are numbers and some are written as 1 and others as 1.0, all are written as 1, because many programs
+    convert a column of integers with missing values to floats.
 
     Args:
-        labels: as the table has them; empty ones stay empty.
+        labels: the labels in the table; empty labels stay empty.
         rows: the table, for errors and the log.
 
     Raises:
-        UserError: a label holds a line break.
+        UserError: a label contains a line break.
     """
     stripped = [label.strip() for label in labels]
     for line, label in zip(rows.lines, stripped, strict=True):
@@ -53,12 +53,12 @@ def _whole_numbers(labels: list[str], path: Path) -> list[str]:
     floats = Counter({label: count for label, count in counts.items() if WHOLE_AS_FLOAT.fullmatch(label)})
     if not floats or len(floats) == len(counts) or not all(map(NUMBER.fullmatch, counts)):
         return labels
-    log.warning("%s: labels are taken as whole numbers, 1.0 as 1: %s", path, _counts(floats))
+    log.warning("%s: labels are read as integers, 1.0 as 1: %s", path, _counts(floats))
     return [label.split(".")[0] if label in floats else label for label in labels]
 
 
 def sorted_classes(labels: Iterable[str]) -> list[str]:
-    """Return the distinct labels in order: as numbers where all are numbers, else as text."""
+    """Return the distinct labels, sorted as numbers if all are numbers, else as text."""
     names = set(labels)
     if all(map(NUMBER.fullmatch, names)):
         return sorted(names, key=lambda name: (Decimal(name), name))
@@ -66,18 +66,18 @@ def sorted_classes(labels: Iterable[str]) -> list[str]:
 
 
 def one_hot_labels(rows: CsvRows, names: Sequence[str]) -> list[str]:
-    """Return the name of the column that has the 1 in each row; empty where none has.
+    """Return for each row the name of the column that contains 1; empty if there is none.
 
     Raises:
-        UserError: a column is missing or holds something else than 0 and 1, or a row has several ones.
+        UserError: a column is missing or contains other values than 0 and 1, or a row has several ones.
     """
     columns = [rows.column(name, "label_columns") for name in names]
     flags = np.array([_flags(column) for column in columns], np.int8)  # (columns, rows)
     if (flags < 0).any():
         row, column = np.argwhere(flags.T < 0)[0].tolist()
         raise UserError(
-            f"{rows.path}, line {rows.lines[row]}: column {names[column]!r} holds {columns[column][row]!r}. "
-            "The columns of data.label_columns take 0 and 1"
+            f"{rows.path}, line {rows.lines[row]}: column {names[column]!r} contains {columns[column][row]!r}. "
+            "The columns of data.label_columns must contain 0 and 1"
         )
     several = np.flatnonzero(flags.sum(axis=0, dtype=np.int64) > 1).tolist()
     if several:
@@ -91,17 +91,17 @@ def one_hot_labels(rows: CsvRows, names: Sequence[str]) -> list[str]:
 
 
 def one_hot_hint(rows: CsvRows, others: Sequence[str | None]) -> str:
-    """Suggest data.label_columns if every column but these holds 0 and 1 alone; else return an empty string."""
+    """Suggest data.label_columns if all columns except these contain only 0 and 1; else return an empty string."""
     names = [name for name in rows.columns if name not in others]
     numbers = [number for number, name in enumerate(rows.columns) if name not in others]
     if len(names) < 2 or any(min(_flags([row[number] for row in rows.cells])) < 0 for number in numbers):
         return ""
     listed = ",".join(names[:NAMED_LABELS] + ["..."] * (len(names) > NAMED_LABELS))
-    return f" Its other columns hold 0 and 1: with one column per class, set data.label_columns=[{listed}]; else set"
+    return f" Its other columns contain 0 and 1. With one column per class, set data.label_columns=[{listed}]; else set"
 
 
 def _flags(cells: list[str]) -> list[int]:
-    """Return 1 or 0 for each cell, and -1 for what is neither."""
+    """Return 1 or 0 for each cell, and -1 for other values."""
     known = {cell: _flag(cell.strip().lower()) for cell in set(cells)}
     return [known[cell] for cell in cells]
 
@@ -115,7 +115,7 @@ def _flag(text: str) -> int:
 
 
 def _warn_of_similar(counts: Counter[str], path: Path) -> None:
-    """Log the labels that differ in nothing but letter case, inner blanks or the encoding of accents."""
+    """Log labels that differ only in letter case, inner blanks or the encoding of accents."""
     groups: dict[str, Counter[str]] = {}
     for label, count in counts.items():
         key = " ".join(unicodedata.normalize("NFC", label).casefold().split())
@@ -124,8 +124,8 @@ def _warn_of_similar(counts: Counter[str], path: Path) -> None:
     if similar:
         more = f" (and {len(similar) - 1} more such groups)" if len(similar) > 1 else ""
         log.warning(
-            "%s: these labels differ in letter case or blanks alone and are different classes: %s%s. "
-            "If they are meant to be one class, make them equal",
+            "%s: these labels differ only in letter case or blanks and are different classes: %s%s. "
+            "If they are the same class, make them equal",
             path,
             _counts(similar[0]),
             more,

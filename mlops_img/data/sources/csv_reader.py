@@ -1,4 +1,4 @@
-"""CSV files as people have them: any usual separator, encoding and compression, with the line number of each row."""
+"""Read CSV files with any common separator, encoding and compression, and the line number of each row."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pathlib import Path
 from mlops_img.errors import UserError, did_you_mean
 
 SEPARATORS = (",", ";", "\t", "|")
-# For command lines, where a shell and Hydra have uses of their own for such characters.
+# Names for command lines, because these characters have a meaning for the shell or Hydra.
 SEPARATOR_NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " "}
-# UTF-32 first: its mark begins as UTF-16's does.
+# UTF-32 first, because its byte-order mark starts with that of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -29,13 +29,13 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8",
 }
-# What files that are no CSV begin with.
+# First bytes of files that are not CSV.
 OTHER_FORMATS = {
     b"PK\x03\x04": "an Excel workbook or a zip archive",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"PAR1": "a Parquet file",
 }
-# Marks the end of the text for `csv.reader`, which itself does not report a quote that is still open there.
+# Appended to the text to detect an unclosed quote, which `csv.reader` does not report.
 END = "\0"
 
 
@@ -45,9 +45,9 @@ class CsvRows:
 
     Attributes:
         path: the file.
-        columns: the names in the header, without blanks around them; a line break in one is a blank.
-        cells: by row, as many strings as there are columns.
-        lines: by row, the line of the file that it begins in, counted from 1 as an editor does.
+        columns: the names in the header without surrounding blanks, with line breaks replaced by blanks.
+        cells: the cells of each row, as many as there are columns.
+        lines: the number, from 1, of the first line of each row in the file.
     """
 
     path: Path
@@ -56,7 +56,12 @@ class CsvRows:
     lines: list[int]
 
     def column(self, name: str, key: str, hint: str = "") -> list[str]:
-        """Return the cells of the column that the configuration's `key` names.
+        """Return the cells of a column.
+
+        Args:
+            name: name of the column.
+            key: the configuration key of the name, for the error message.
+            hint: replaces the suggested fix of the error message.
 
         Raises:
             UserError: there is no such column, or more than one.
@@ -76,21 +81,21 @@ class CsvRows:
 def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, encoding: str | None = None) -> CsvRows:
     """Read a CSV file, compressed or not.
 
-    Lines without any text are left out, and so are empty fields beyond those of the header.
+    Blank lines are skipped, and empty fields beyond those of the header are removed.
 
     Args:
-        path: of the file; .gz, .bz2, .xz and .zip are decompressed.
-        wanted: names of columns, which tell the separator where it is not given.
-        separator: one character, or its name in `SEPARATOR_NAMES`; None finds it in the header.
-        encoding: of the text; None is UTF-8, or what a byte-order mark names.
+        path: the file; .gz, .bz2, .xz and .zip are decompressed.
+        wanted: names of columns, used to detect the separator.
+        separator: one character, or its name in `SEPARATOR_NAMES`; None detects it from the header.
+        encoding: text encoding; None means UTF-8 or the encoding of the byte-order mark.
 
     Raises:
-        UserError: the file cannot be read or is not a table; names the line where there is one to name.
+        UserError: the file cannot be read or is not a table; the message gives the line if there is one.
     """
     text = _decode(_read(path), encoding, path)
-    hint = re.match(r'"?sep=(.)"?\r?\n', text)  # Excel's own way to name the separator
+    hint = re.match(r'"?sep=(.)"?\r?\n', text)  # Excel's notation for the separator
     if hint:
-        separator, text = separator or hint[1], text[hint.end() - 1 :]  # its line still counts
+        separator, text = separator or hint[1], text[hint.end() - 1 :]  # keep the line break for line numbers
     if not text.strip():
         raise UserError(f"{path} is empty. Name the columns in its first line, e.g. file,label")
     delimiter = _find_separator(text, wanted, path) if separator is None else _check_separator(separator)
@@ -98,7 +103,7 @@ def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, en
     columns = _names(next(records)[1])
     if len(columns) < 2:
         raise UserError(
-            f"{path} has only one column with data.separator={separator!r}. Find it with data.separator=null"
+            f"{path} has only one column with data.separator={separator!r}. Use data.separator=null to detect it"
         )
     lines, cells = [], []
     for line, record in records:
@@ -110,7 +115,7 @@ def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, en
 
 
 def _read(path: Path) -> bytes:
-    """Return the file's content, decompressed."""
+    """Return the decompressed content of the file."""
     decompress: dict[str, Callable[[bytes], bytes]] = {
         ".gz": gzip.decompress,
         ".bz2": bz2.decompress,
@@ -131,7 +136,7 @@ def _unzip(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
         if len(names) != 1:
-            raise ValueError(f"it holds {len(names)} files. Unpack it and name one of them with data.table=...")
+            raise ValueError(f"it contains {len(names)} files. Unpack it and set data.table=... to one of them")
         return archive.read(names[0])
 
 
@@ -146,17 +151,17 @@ def _decode(data: bytes, encoding: str | None, path: Path) -> str:
     except UnicodeDecodeError as error:
         if codec != "utf-8" or b"\0" not in data:
             raise _wrong_encoding(data, codec, error, path) from None
-        text = END  # a picture, a database
+        text = END  # a binary file
     if END in text:
         raise UserError(
-            f"{path} cannot be read as a CSV table: it holds zero bytes. Save it as CSV; "
+            f"{path} cannot be read as a CSV table: it contains zero bytes. Save it as CSV; "
             "if it is UTF-16 without a byte-order mark, set data.encoding=utf-16-le"
         )
     return text.removeprefix("\ufeff")
 
 
 def _codec(data: bytes, encoding: str | None, path: Path) -> str:
-    """Return what decodes the file: what is given, or what its byte-order mark says, or UTF-8."""
+    """Return the encoding of the file: the given one, that of the byte-order mark, or UTF-8."""
     marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), None)
     if encoding is None:
         return marked or "utf-8"
@@ -177,7 +182,7 @@ def _wrong_encoding(data: bytes, codec: str, error: UnicodeDecodeError, path: Pa
     line = len(re.findall(r"\r\n|\r|\n", data[: error.start].decode(codec, "ignore"))) + 1
     return UserError(
         f"{path}, line {line}: byte 0x{data[error.start]:02x} is not valid {codec}. "
-        "Save the table as UTF-8, or set data.encoding=latin-1 (or the encoding that it has)"
+        "Save the table as UTF-8, or set data.encoding=latin-1 (or its actual encoding)"
     )
 
 
@@ -191,7 +196,7 @@ def _check_separator(separator: str) -> str:
 
 
 def _find_separator(text: str, wanted: Sequence[str], path: Path) -> str:
-    """Return what splits the header into most of the wanted columns, then into most columns."""
+    """Return the separator that gives the most wanted columns in the header, then the most columns."""
     header = next(line for line in io.StringIO(text, newline="") if line.strip()).strip("\r\n")
 
     def fit(separator: str) -> tuple[int, int]:
@@ -202,7 +207,7 @@ def _find_separator(text: str, wanted: Sequence[str], path: Path) -> str:
     if fit(best)[1] < 2:
         raise UserError(
             f"{path} has only one column, {header.strip()!r}: its first line has no comma, semicolon, tab or |. "
-            "Set data.separator=..., or name another table with data.table=..."
+            "Set data.separator=..., or data.table=... to another table"
         )
     return best
 
@@ -212,7 +217,7 @@ def _name(cell: str) -> str:
 
 
 def _names(header: list[str]) -> list[str]:
-    """Return the names of the columns, without empty ones at the end."""
+    """Return the names of the columns without empty names at the end."""
     names = [_name(cell) for cell in header]
     while names and not names[-1]:
         names.pop()
@@ -220,9 +225,9 @@ def _names(header: list[str]) -> list[str]:
 
 
 def _records(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row that holds any text, with the line that it begins in."""
+    """Yield each row that is not blank, with the number of its first line."""
     lines = chain(io.StringIO(text, newline=""), [END])
-    # As in `a.png, "a cat"`: a quote after a blank is a quote only if the blank is skipped.
+    # In `a.png, "a cat"`, the quote is recognized only if the blank before it is skipped.
     blanks = separator != " " and f'{separator} "' in text
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=blanks)
     line = 1
@@ -240,8 +245,8 @@ def _records(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[
     raise UserError(f"{path}, line {line}: a double quote that opens here is never closed. Close or delete it")
 
 
-def _fit(cells: list[str], columns: list[str], place: str) -> list[str]:
-    """Return as many cells as there are columns; only empty ones may be left over."""
+def _fit(cells: list[str], columns: list[str], where: str) -> list[str]:
+    """Return as many cells as there are columns; extra cells must be empty."""
     width = len(columns)
     while len(cells) > width and not cells[-1].strip():
         cells.pop()
@@ -249,9 +254,9 @@ def _fit(cells: list[str], columns: list[str], place: str) -> list[str]:
         return cells
     fields = f"{len(cells)} field{'s' * (len(cells) != 1)}"
     if any("\n" in cell or "\r" in cell for cell in cells):
-        fix = "Check the double quotes from here on"
+        fix = "Check the double quotes from this line on"
     elif len(cells) > width:
-        fix = "Put a field that holds the separator into double quotes"
+        fix = "Put fields that contain the separator into double quotes"
     else:
         fix = "Complete or delete the line"
-    raise UserError(f"{place} has {fields}, but the header has {width}. {fix}")
+    raise UserError(f"{where} has {fields}, but the header has {width}. {fix}")

@@ -1,4 +1,4 @@
-"""Tables with one row per image: a column of files and a column of labels."""
+"""A table with one row per image as a source: a column of files and a column of labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """A row of the table: the line that it begins in, the image's file, its label and its split."""
+    """A row of the table: the number of its first line, the image file, the label and the split."""
 
     line: int
     file: str
@@ -49,19 +49,19 @@ class Csv:
         splits = self._splits(table)
         rows = [Row(*row) for row in zip(table.lines, files, labels, splits, strict=True)]
         if "train" in splits and not self.config.use_given_test:
-            rows = [row for row in rows if row.split != "test"]  # which may have no labels
+            rows = [row for row in rows if row.split != "test"]  # they may have no labels
         rows = _each_file_once(self._existing(self._labeled(rows, path), root, path), path)
         classes = sorted_classes(self.config.label_columns or (row.label for row in rows))
         index = {name: number for number, name in enumerate(classes)}
         images = ImageSet([row.file for row in rows], np.array([index[row.label] for row in rows], np.int64))
         of_row = np.array([row.split for row in rows])
         sets = {split: images.select(np.flatnonzero(of_row == split)) for split in SPLITS if split in of_row}
-        place = f"{path}, column {self.config.split_column!r}"
+        origin = f"{path}, column {self.config.split_column!r}"
         given = sets if self.config.split_column is not None else ()
-        return Table(classes, sets, origins={split: SplitOrigin(place=place) for split in given})
+        return Table(classes, sets, origins={split: SplitOrigin(place=origin) for split in given})
 
     def _columns(self) -> list[str]:
-        """Return the names of the columns that are read."""
+        """Return the names of the columns to read."""
         labels = self.config.label_columns or [self.config.label_column]
         return [name for name in (self.config.file_column, *labels, self.config.split_column) if name is not None]
 
@@ -69,7 +69,7 @@ class Csv:
         name = self.config.table
         path = root / Path(name).expanduser()
         if path.is_dir():
-            raise UserError(f"data.table: {path} is a folder. Name the CSV file with data.table=...")
+            raise UserError(f"data.table: {path} is a folder. Set data.table=... to the CSV file")
         if not path.exists():
             here = Path(name).resolve()
             tables = [entry.name for entry in root.iterdir() if entry.name.lower().endswith(TABLE_SUFFIXES)]
@@ -80,12 +80,12 @@ class Csv:
                 hint = f" Did you mean {tables[0]!r}?"
             raise UserError(
                 f"data.table: {path} does not exist.{hint} "
-                "Name it with data.table=..., relative to data.root or absolute"
+                "Set data.table=... to the path of the table, absolute or relative to data.root"
             )
         return path
 
     def _labels(self, table: CsvRows) -> list[str]:
-        """Return the label of each row; empty where it has none."""
+        """Return the label of each row; an empty string if it has none."""
         if self.config.label_columns is not None:
             return one_hot_labels(table, self.config.label_columns)
         name = self.config.label_column
@@ -95,7 +95,7 @@ class Csv:
         return clean_labels(table.column(name, "label_column", hint), table)
 
     def _splits(self, table: CsvRows) -> list[str]:
-        """Return the split of each row: train, val or test; train where the table knows no splits."""
+        """Return the split of each row: train, val or test; train if the table has no column of splits."""
         name = self.config.split_column
         if name is None:
             return ["train"] * len(table.lines)
@@ -117,7 +117,7 @@ class Csv:
         if self.config.on_missing_label != "skip":
             raise UserError(
                 f"{path}, line {first}: there is no label ({_rows(count)} of {len(rows)} without one). "
-                "Fill it in, delete the line, or leave such rows out with data.on_missing_label=skip"
+                "Fill it in, delete the line, or skip such rows with data.on_missing_label=skip"
             )
         if not labeled:
             raise UserError(f"{path} has no label in any of its {_rows(count)}. Fill them in")
@@ -128,7 +128,7 @@ class Csv:
         """Return the rows with the paths of their files.
 
         Raises:
-            UserError: a file does not exist; names the first one.
+            UserError: a file does not exist; the message gives the first one.
         """
         images = ImageFiles(str(root), os.path.expanduser(self.config.file_prefix), self.config.file_suffix)
         found = [images.find(row.file) if row.file.strip() else None for row in rows]
@@ -139,24 +139,24 @@ class Csv:
 
 
 def _missing_files(missing: list[Row], total: int, images: ImageFiles, path: Path) -> UserError:
-    """Return the error that names the first of the files that do not exist, and what would help."""
-    place, name = f"{path}, line {missing[0].line}", missing[0].file
+    """Return the error for the first file that does not exist, with a fix."""
+    where, name = f"{path}, line {missing[0].line}", missing[0].file
     if not name.strip():
-        return UserError(f"{place}: there is no file name. Fill it in or delete the line")
+        return UserError(f"{where}: there is no file name. Fill it in or delete the line")
     if "\n" in name or "\r" in name:
-        return UserError(f"{place}: there is a line break in the file name {name!r:.40}. Check its double quotes")
+        return UserError(f"{where}: there is a line break in the file name {name!r:.40}. Check its double quotes")
     reason, fix = images.why_missing(name)
     count = f"{len(missing)} of {total} files are missing" if len(missing) > 1 else "1 file is missing"
-    return UserError(f"{place}: file {reason} ({count}). {fix}")
+    return UserError(f"{where}: file {reason} ({count}). {fix}")
 
 
 def _each_file_once(rows: list[Row], path: Path) -> list[Row]:
     """Return the rows without those that repeat a file in the same split.
 
-    A file in two splits stays in both: that is for the check of leakage to report.
+    A file in two splits stays in both, so that the leakage check reports it.
 
     Raises:
-        UserError: a file has two labels; names the lines.
+        UserError: a file has two labels; the message gives the lines.
     """
     first_of: dict[str, Row] = {}
     kept: dict[tuple[str, str], Row] = {}

@@ -1,4 +1,4 @@
-"""A user's own function as a source."""
+"""A user's function as a source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlops_img.errors import UserError
 
 @dataclass(frozen=True)
 class Custom:
-    """A user's own function, named by `data._target_`."""
+    """The function of the user that `data._target_` names."""
 
     config: CustomDataConfig
 
@@ -30,13 +30,13 @@ class Custom:
 
 
 def _fault(table: Table) -> str | None:
-    """Say what makes a table unusable, if anything does."""
+    """Return why a table is invalid; None if it is valid."""
     if not table.splits or not set(table.splits) <= set(SPLITS):
-        return f"has the splits {', '.join(table.splits)}: name them train, val and test"
+        return f"has the splits {', '.join(table.splits)}. Name them train, val and test"
     for split, images in table.splits.items():
         labels, count = images.labels, len(images)
         if not count:
-            return f"has no images in {split}: leave the split out to have it split off train"
+            return f"has no images in {split}. Leave the split out to have it split off train"
         if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
             return f"has {count} images in {split} and labels of shape {labels.shape}, type {labels.dtype}"
         if labels.min() < 0 or labels.max() >= len(table.classes):

@@ -1,4 +1,4 @@
-"""Class folders: one folder per class, with or without split folders above them."""
+"""Class folders as a source: one folder per class, with or without a folder per split above them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlops_img.data.sources.split_origin import SplitOrigin
 
 @dataclass(frozen=True)
 class Folder:
-    """Class folders at `root`, or below `root`/train, `root`/val and `root`/test."""
+    """Class folders in `root`, or in `root`/train, `root`/val and `root`/test."""
 
     config: FolderConfig | Mnist5kConfig
 
@@ -30,7 +30,7 @@ class Folder:
         if with_splits and not self.config.use_given_test and "train" in folders and "test" in folders:
             _leave_out_test(folders.pop("test"), left_out)
         by_split = {
-            split: class_folders(folder, left_out, _hint_at_test(split, folders)) for split, folder in folders.items()
+            split: class_folders(folder, left_out, _test_hint(split, folders)) for split, folder in folders.items()
         }
         warnings: list[str] = []
         if not with_splits:
@@ -62,7 +62,7 @@ class Folder:
         )
 
     def _without_test(self, found: list[ClassFolder], left_out: LeftOutFiles) -> list[ClassFolder]:
-        """Return the classes, without a folder of test images beside them if data.use_given_test=false."""
+        """Return the classes, without a folder named like a test split if data.use_given_test=false."""
         if self.config.use_given_test:
             return found
         kept = []
@@ -78,6 +78,6 @@ def _leave_out_test(folder: Path, left_out: LeftOutFiles) -> None:
     left_out.add(Reason.NOT_USED, f"{folder.name}/", str(folder))
 
 
-def _hint_at_test(split: str, folders: Mapping[str, Path]) -> str:
-    unlabelled = split == "test" and "train" in folders
-    return f". If its images have no labels, leave it out with {WITHOUT_TEST}" if unlabelled else ""
+def _test_hint(split: str, folders: Mapping[str, Path]) -> str:
+    unlabeled = split == "test" and "train" in folders
+    return f". If its images have no labels, leave it out with {WITHOUT_TEST}" if unlabeled else ""

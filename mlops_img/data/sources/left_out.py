@@ -1,4 +1,4 @@
-"""Files below a data set's folder that are left out, by reason: counted by the sources, reported by log and audit."""
+"""Count the files in the folder of a data set that are left out, by reason, for the log and the audit."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 class Reason(StrEnum):
     """Why a file is left out."""
 
-    LOOSE = "images beside the class folders"
-    EXTENSION = "the extension is not an image's"
-    BROKEN_LINK = "links that lead nowhere"
-    BESIDE_SPLITS = "folders beside the splits"
+    LOOSE = "images outside the class folders"
+    EXTENSION = "not an image extension"
+    BROKEN_LINK = "broken links"
+    BESIDE_SPLITS = "folders next to the splits"
     NOT_USED = "data.use_given_test=false"
     HIDDEN = "hidden"
     THUMBNAILS = "thumbnails"
@@ -27,16 +27,16 @@ class Reason(StrEnum):
     SYSTEM = "files of the operating system"
 
 
-# What software leaves behind, and nobody's images. The rest may be a mistake, and is worth a warning.
+# Files of other software and deliberate choices. Other reasons may be a mistake of the user and cause a warning.
 EXPECTED = frozenset({Reason.NOT_USED, Reason.HIDDEN, Reason.THUMBNAILS, Reason.TRASH, Reason.SYSTEM})
 
-# Folders and files of other software, in lower case. A name in here is never a class.
+# Folders and files of other software, in lower case. These names are never classes.
 CLUTTER = {
     "@eadir": Reason.THUMBNAILS,  # Synology
     ".@__thumb": Reason.THUMBNAILS,  # QNAP
     ".thumbnails": Reason.THUMBNAILS,  # Android, freedesktop.org
     ".thumbs": Reason.THUMBNAILS,
-    ".picasaoriginals": Reason.THUMBNAILS,  # Picasa: each edited photo as it was before
+    ".picasaoriginals": Reason.THUMBNAILS,  # Picasa: originals of edited photos
     "thumbs.db": Reason.THUMBNAILS,  # Windows
     "ehthumbs.db": Reason.THUMBNAILS,  # Windows Media Center
     "ehthumbs_vista.db": Reason.THUMBNAILS,
@@ -48,17 +48,17 @@ CLUTTER = {
     ".trashes": Reason.TRASH,  # macOS
     ".dtrash": Reason.TRASH,  # digiKam
     "network trash folder": Reason.TRASH,  # Netatalk
-    "#snapshot": Reason.SYSTEM,  # Synology: the whole share as it was before
+    "#snapshot": Reason.SYSTEM,  # Synology: earlier versions of the whole share
     "@recently-snapshot": Reason.SYSTEM,  # QNAP
     "@tmp": Reason.SYSTEM,  # Synology
-    "__macosx": Reason.SYSTEM,  # macOS: what its zip files carry besides the files
+    "__macosx": Reason.SYSTEM,  # macOS: metadata in zip files
     ".appledouble": Reason.SYSTEM,  # Netatalk: resource forks
-    "lost+found": Reason.SYSTEM,  # ext4: what fsck found
+    "lost+found": Reason.SYSTEM,  # ext4: files recovered by fsck
     "system volume information": Reason.SYSTEM,  # Windows
     "desktop.ini": Reason.SYSTEM,  # Windows
     "picasa.ini": Reason.SYSTEM,
     ".picasa.ini": Reason.SYSTEM,
-    "icon\r": Reason.SYSTEM,  # macOS: a folder's icon
+    "icon\r": Reason.SYSTEM,  # macOS: icon of a folder
     ".ds_store": Reason.SYSTEM,  # macOS
     ".ipynb_checkpoints": Reason.SYSTEM,  # Jupyter
     "__pycache__": Reason.SYSTEM,  # Python
@@ -67,14 +67,13 @@ CLUTTER = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What was left out for one reason under one name.
+    """Files that were left out for the same reason and have a common name.
 
     Attributes:
-        reason: why.
-        name: what they have in common: an extension (".heic"), a file ("Thumbs.db"), or a folder ("@eaDir/").
-        count: files. A folder counts its files if it holds thumbnails, and is not looked into and counts as
-            one otherwise.
-        example: the path of one of them.
+        reason: why the files were left out.
+        name: their common name: an extension (".heic"), a file name ("Thumbs.db"), or a folder ("@eaDir/").
+        count: number of files. The files in a folder of thumbnails are counted; any other folder counts as one.
+        example: the path of one of the files.
     """
 
     reason: Reason
@@ -84,34 +83,34 @@ class LeftOut:
 
 
 class LeftOutFiles:
-    """Counts what a source leaves out."""
+    """A counter of the files that a source leaves out."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[Reason, str], tuple[int, str]] = {}
 
     def add(self, reason: Reason, name: str, example: str, count: int = 1) -> None:
-        """Count `count` more under this reason and name; the first example is kept."""
+        """Add `count` files with this reason and name; the first example is kept."""
         before, first = self._found.get((reason, name), (0, example))
         self._found[reason, name] = before + count, first
 
     def as_list(self) -> list[LeftOut]:
-        """Return what was counted, in the order of the reasons, the most frequent names first."""
+        """Return the counts in the order of the reasons, the most frequent names first."""
         order = list(Reason)
         found = [LeftOut(reason, name, *counted) for (reason, name), counted in self._found.items()]
         return sorted(found, key=lambda one: (order.index(one.reason), -one.count, one.name))
 
 
 def clutter(name: str) -> Reason | None:
-    """Return why a file or folder of this name is none of the user's images, or None."""
+    """Return the reason to leave out a file or folder because of its name; None if there is none."""
     reason = CLUTTER.get(name.lower())
     if reason is None and name.startswith("."):
-        # "._x.jpg" is the resource fork that macOS keeps beside x.jpg on other systems' disks.
+        # "._x.jpg" is the resource fork of x.jpg, which macOS writes on file systems of other operating systems.
         return Reason.SYSTEM if name.startswith("._") else Reason.HIDDEN
     return reason
 
 
 def describe_left_out(left_out: Sequence[LeftOut]) -> list[str]:
-    """Return one phrase for each reason: how many, under which names, and an example."""
+    """Return one phrase for each reason: the number of files, their names and an example."""
     phrases = []
     for reason, group in groupby(left_out, key=lambda one: one.reason):
         found = list(group)
@@ -123,11 +122,11 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> list[str]:
 
 
 def log_left_out(root: str, left_out: Iterable[LeftOut]) -> None:
-    """Say what was left out: a warning if it may be a mistake, else for information."""
+    """Log what was left out, as a warning if it may be a mistake of the user."""
     files = []
     for one in left_out:
         if one.reason is Reason.BESIDE_SPLITS:
-            log.warning("%s: left out %s, which lies beside the splits", root, one.name.rstrip("/"))
+            log.warning("%s: left out %s, which is next to the splits", root, one.name.rstrip("/"))
         else:
             files.append(one)
     if files:

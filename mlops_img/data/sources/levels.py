@@ -1,4 +1,4 @@
-"""Hints where data.root names another level than that of the class folders: above it, or below."""
+"""Suggest another data.root if the class folders are below or above the given folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlops_img.config.command_line import for_shell
 from mlops_img.data.sources.listing import is_image, split_of, visible_folders
 from mlops_img.errors import UserError
 
-# How far to look, so that a hint costs little in any tree.
+# Limits of the search, so that a hint takes little time in any folder tree.
 DEEPEST = 5
 MOST_FOLDERS = 50
 MOST_FILES = 1000
@@ -21,7 +21,7 @@ NAMES_SHOWN = 3
 
 
 class Listed(Protocol):
-    """A class folder: its path, and the names of the folders directly inside."""
+    """A class folder: its path and the names of the folders directly in it."""
 
     @property
     def path(self) -> Path: ...
@@ -31,9 +31,10 @@ class Listed(Protocol):
 
 
 def hint_below(root: Path) -> str:
-    """Return a hint at the folder below `root` that holds the class folders or splits; empty if there is not one.
+    """Suggest the folder below `root` that contains the class folders or splits.
 
-    It starts with ". " and continues the sentence of an error.
+    Returns:
+        A continuation of an error message, starting with ". "; empty if there is not exactly one such folder.
     """
     found = _data_set_below(root)
     if found is None:
@@ -46,7 +47,7 @@ def hint_below(root: Path) -> str:
 
 
 def hint_above(root: Path, loose: int) -> str:
-    """Return a hint at the folder above `root` if `root` looks like one of its class folders; else nothing."""
+    """Suggest the folder above `root` if `root` looks like a class folder; else return an empty string."""
     if not loose:
         return ""
     whole = root.resolve()
@@ -60,18 +61,18 @@ def hint_above(root: Path, loose: int) -> str:
 
 
 def doubts(classes: Sequence[Listed]) -> list[str]:
-    """Return warnings about class folders that look like splits, or like data sets of their own."""
+    """Return warnings about class folders that look like splits or data sets."""
     found = []
     for one in classes:
         if split_of(one.path.name) in ("val", "test"):
             leave_out = ", or leave it out with data.use_given_test=false" if split_of(one.path.name) == "test" else ""
             found.append(
-                f"{one.path} is taken as a class: it is a split only beside a folder train that holds the class "
-                f"folders. If it is not a class, move it away{leave_out}"
+                f"{one.path} is read as a class: it is a split only next to a folder train that contains the class "
+                f"folders. If it is not a class, move it to another folder{leave_out}"
             )
         if any(split_of(name) == "train" for name in one.subfolders) and _has_splits(one.path):
             found.append(
-                f"{one.path} is taken as a class, and has splits inside. If it is the data set, "
+                f"{one.path} is read as a class but contains splits. If it is the data set, "
                 f"set {root_override(one.path)}"
             )
     like_splits = [one for one in classes if re.search(r"train|test|val", one.path.name.lower())]
@@ -81,14 +82,14 @@ def doubts(classes: Sequence[Listed]) -> list[str]:
         if len(shared) > 1:
             names = " and ".join(one.path.name for one in like_splits[:2])
             found.append(
-                f"{names} are taken as classes, and both hold {', '.join(shared[:NAMES_SHOWN])}. "
+                f"{names} are read as classes, but both contain {', '.join(shared[:NAMES_SHOWN])}. "
                 "If they are splits, rename them to train, val or test"
             )
     return found
 
 
 def root_override(path: Path) -> str:
-    """Return `data.root=<path>` as a shell and Hydra take it."""
+    """Return `data.root=<path>`, quoted for the shell and Hydra."""
     text = str(path)
     if re.fullmatch(r"[\w/.@%+-]+", text, re.ASCII):
         return f"data.root={text}"
@@ -96,7 +97,7 @@ def root_override(path: Path) -> str:
 
 
 def _names_inside(one: Listed) -> set[str]:
-    """Return the folders inside; those one further down where an archive repeats its own name."""
+    """Return the names of the subfolders; one level deeper if the only subfolder repeats the name of the folder."""
     if [name.lower() for name in one.subfolders] == [one.path.name.lower()]:
         return {path.name for path in _folders(one.path / one.subfolders[0])}
     return set(one.subfolders)
@@ -132,11 +133,11 @@ def _folders(folder: Path) -> list[Path]:
     try:
         return visible_folders(folder)
     except UserError:
-        return []  # it cannot be read, and a hint needs no more
+        return []  # no hint for folders that cannot be read
 
 
 def _as_given(root: Path, above: Path) -> Path:
-    """Return `above` relative to the working folder if the user gave `root` so."""
+    """Return `above` relative to the working directory if `root` is relative."""
     if root.is_absolute():
         return above
     relative = os.path.relpath(above)

@@ -1,4 +1,4 @@
-"""What lies in a folder: splits, other folders, images; by their names alone."""
+"""List the splits, class folders and images in a folder by their names."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from PIL import Image
 from mlops_img.data.sources.left_out import LeftOutFiles, Reason, clutter
 from mlops_img.errors import UserError
 
-# Names of a split's folder, in any case.
+# Names of split folders; letter case is ignored.
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-# What Pillow knows by name but cannot read, or only with another program.
+# Formats whose extension Pillow registers but that it cannot read, or only with an external program.
 NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"})
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder of this name holds, if it is the name of one."""
+    """Return the split with this folder name; None if it is not the name of a split."""
     return next((split for split, aliases in SPLIT_FOLDERS.items() if name.lower() in aliases), None)
 
 
 def visible_folders(folder: Path, left_out: LeftOutFiles | None = None) -> list[Path]:
-    """Return the folders inside that may be classes or splits, sorted; count the thumbnails among the others.
+    """Return the subfolders that may be classes or splits, sorted; count the others in `left_out`.
 
     Raises:
         UserError: `folder` cannot be read.
@@ -40,7 +40,7 @@ def visible_folders(folder: Path, left_out: LeftOutFiles | None = None) -> list[
                 reason = clutter(path.name)
                 if reason is None:
                     folders.append(path)
-                elif reason is not Reason.HIDDEN:  # .git, .dvc and the like beside the classes are nobody's images
+                elif reason is not Reason.HIDDEN:  # .git, .dvc and similar folders
                     leave_out_folder(str(path), reason, counted)
             elif path.is_symlink() and not is_image(path.name) and not path.exists() and clutter(path.name) is None:
                 counted.add(Reason.BROKEN_LINK, path.name, str(path))
@@ -50,7 +50,7 @@ def visible_folders(folder: Path, left_out: LeftOutFiles | None = None) -> list[
 
 
 def count_loose_images(folder: Path, left_out: LeftOutFiles) -> int:
-    """Count the image files directly in `folder`, which belong to no class; return how many."""
+    """Count the image files directly in `folder`, which belong to no class, and return their number."""
     count = 0
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -61,7 +61,7 @@ def count_loose_images(folder: Path, left_out: LeftOutFiles) -> int:
 
 
 def is_image(name: str) -> bool:
-    """Say whether the extension is an image's."""
+    """Return whether the name has an image extension."""
     return name.lower().endswith(_image_suffixes())
 
 
@@ -73,7 +73,7 @@ def _image_suffixes() -> tuple[str, ...]:
 def leave_out_folder(path: str, reason: Reason, left_out: LeftOutFiles) -> None:
     """Count a folder of other software."""
     count = 1
-    # Snapshots and trash may hold a copy of everything: only thumbnails are counted one by one.
+    # Only thumbnails are counted as files, because snapshots and trash may contain copies of everything.
     if reason is Reason.THUMBNAILS:
         count = sum(len(files) for _, _, files in os.walk(path))
     left_out.add(reason, f"{os.path.basename(path)}/", path, count)

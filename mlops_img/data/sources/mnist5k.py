@@ -47,12 +47,12 @@ class Mnist5k:
 
 
 def is_written(root: Path) -> bool:
-    """Say whether there is anything in `root`: it is renamed there whole, so anything is everything."""
+    """Return whether `root` has any content; the folder is created by a rename, so it is never incomplete."""
     return root.is_dir() and any(root.iterdir())
 
 
 def is_outdated(root: Path) -> bool:
-    """Say whether `root` holds the PGM files that earlier versions wrote: the same digits in the same folders."""
+    """Return whether `root` holds the PGM files of earlier versions: the same digits in the same folders."""
     return (root / "train/0/0000.pgm").is_file()
 
 
@@ -75,7 +75,7 @@ def write_mnist5k(root: Path) -> None:
                 _write_class(unfinished, label, images)
             unfinished.rename(root)
     except OSError as error:
-        if not is_written(root):  # else another process was faster, and wrote the same bytes
+        if not is_written(root):  # another process may have written the same files
             raise UserError(f"cannot write the default data to {root}: {error.strerror}") from error
 
 
@@ -106,9 +106,9 @@ def _write_class(root: Path, label: str, images: list[bytes]) -> None:
 
 
 def png(pixels: bytes) -> bytes:
-    """Return a PNG file of 28 x 28 gray values, one byte each; the same pixels give the same bytes anywhere.
+    """Return a PNG file of 28 x 28 gray values, one byte each; equal pixels give equal bytes on every machine.
 
-    The pixels are stored: one uncompressed block in the zlib stream, and no filter.
+    The pixels are stored in one uncompressed block of the zlib stream, without a filter.
     """
     rows = b"".join(b"\0" + pixels[start : start + SIDE] for start in range(0, len(pixels), SIDE))
     # 0x7801: deflate, 32 kB window; 1: the last block, stored; its length, and the complement of that.

@@ -1,4 +1,4 @@
-"""From a configuration to its source, and what is the same for all sources."""
+"""Open the source of a configuration, with the behavior common to all sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """A source with what is the same for all of them."""
+    """A source with the behavior common to all sources."""
 
     source: Source
     config: DataConfig
@@ -34,15 +34,15 @@ class OpenedSource:
         if "train" not in table.splits:
             named = "no folder train"
             if isinstance(self.config, CsvConfig):
-                named = f"column {self.config.split_column!r} says train of no image"
+                named = f"no image with train in column {self.config.split_column!r}"
             raise UserError(
-                f"{self.config.root} has {', '.join(table.splits)} but {named}: train must be there. "
+                f"{self.config.root} has {', '.join(table.splits)} but {named}, and training needs it. "
                 "To evaluate a finished run on it: python -m mlops_img.evaluate run=... data.root=..."
             )
         return table
 
     def any_splits(self) -> Table:
-        """List the images of whatever splits there are, without a given test split if data.use_given_test=false.
+        """List the images of all splits, without a given test split if data.use_given_test=false.
 
         Raises:
             UserError: the data are missing or malformed.
@@ -54,18 +54,18 @@ class OpenedSource:
 
 
 def log_remarks(root: str, table: Table) -> None:
-    """Log what a source left out, and what it may have misunderstood."""
+    """Log the files that a source left out and the ambiguities that it found."""
     log_left_out(root, table.left_out)
     for doubt in table.doubts:
         log.warning("%s", doubt)
 
 
 def _without_test(table: Table) -> Table:
-    """Leave out the test split, and the classes that only it has images of."""
+    """Remove the test split and the classes that have images only in it."""
     splits = {split: images for split, images in table.splits.items() if split != "test"}
     only_test = _used(table.splits["test"]) - set().union(*map(_used, splits.values()))
     kept = [label for label in range(len(table.classes)) if label not in only_test]
-    # Labels count up through the classes that are left.
+    # Renumber the labels of the remaining classes from 0.
     renumbered = np.cumsum(np.isin(np.arange(len(table.classes)), kept)) - 1
     return replace(
         table,
@@ -74,7 +74,7 @@ def _without_test(table: Table) -> Table:
             split: replace(images, labels=renumbered[images.labels].astype(np.int64))
             for split, images in splits.items()
         },
-        class_mismatches=[],  # they may name the test split; what is left is compared in dataset.py
+        class_mismatches=[],  # they may concern the test split; dataset.py compares the others
     )
 
 
@@ -83,6 +83,6 @@ def _used(images: ImageSet) -> set[int]:
 
 
 def open_source(config: DataConfig) -> OpenedSource:
-    """Return the source that reads this kind of configuration."""
+    """Return the source for this kind of configuration."""
     module, _, name = type(config).implementation.partition(":")
     return OpenedSource(getattr(import_module(module), name)(config), config)

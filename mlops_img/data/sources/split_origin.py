@@ -1,4 +1,4 @@
-"""Where the images of each split come from: given by the data source, or split off train."""
+"""Describe where the images of each split come from: given by the data source, or split off train."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class SplitOrigin:
-    """Where the images of one split come from.
+    """The origin of the images of one split.
 
     Attributes:
-        kind: "given" by the source, "split off train", or "none" where there is no such split.
-        place: where a given split was found, e.g. its folder; empty where the source does not say.
+        kind: "given" by the source, "split off train", or "none" if there is no such split.
+        place: location of a given split, e.g. its folder; empty if the source does not give one.
         fraction, seed: data.<split>_fraction and data.split_seed of a split that was split off train.
     """
 
@@ -23,7 +23,7 @@ class SplitOrigin:
     seed: int | None = None
 
     def text(self, split: str) -> str:
-        """Return it as part of a sentence, with the keys that decide it."""
+        """Return the origin as part of a sentence, with its configuration keys."""
         if self.kind == "none":
             return f"none (data.{split}_fraction=0)"
         if self.kind == "split off train":
@@ -31,16 +31,16 @@ class SplitOrigin:
         return f"given in {self.place}" if self.place else "given"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what applies, in types that JSON knows; `SplitOrigin(**values)` reads it back."""
+        """Return the attributes that are set, as JSON-serializable values; the inverse of `SplitOrigin(**values)`."""
         return {name: value for name, value in asdict(self).items() if value not in (None, "")}
 
 
 def describe_splits(origins: Mapping[str, SplitOrigin], images: Mapping[str, int]) -> str:
-    """Return one line on where validation and test come from.
+    """Return one line about the origin of the validation and test splits.
 
     Args:
-        origins: by split.
-        images: how many each split has.
+        origins: the origin of each split.
+        images: the number of images of each split.
     """
     return "; ".join(
         f"{split}: {origins[split].text(split)}"
@@ -52,9 +52,9 @@ def describe_splits(origins: Mapping[str, SplitOrigin], images: Mapping[str, int
 
 
 def noted_splits(provenance: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
-    """Return by split how many images it has and where they come from, as a run's provenance.json notes it.
+    """Return the number of images and the origin of each split in the provenance.json of a run.
 
-    Empty for a run of a version that did not note it. A test split that the run did without has 0 images.
+    Empty for runs of versions that did not record them. A test split that the run did not have has 0 images.
     """
     noted = (provenance.get("data") or {}).get("splits") or {}
     return {

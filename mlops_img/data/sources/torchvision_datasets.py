@@ -1,4 +1,4 @@
-"""Any classification data set of torchvision, by its class name."""
+"""Classification data sets of torchvision, by class name, as a source."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mlops_img.data.sources.base import ImageSet, Table
 from mlops_img.data.sources.split_origin import SplitOrigin
 from mlops_img.errors import UserError, did_you_mean
 
-# How torchvision's classes call a split, the first that they know, and where they keep labels and names of
-# classes: it has no one way.
+# Names of splits, in order of preference, and of the attributes with labels and class names; they differ between
+# torchvision's data sets.
 SPLIT_NAMES = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
 LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y")
 CLASS_ATTRIBUTES = ("classes", "categories")
@@ -26,7 +26,7 @@ CLASS_ATTRIBUTES = ("classes", "categories")
 
 @dataclass(frozen=True)
 class Torchvision:
-    """The splits that a class of torchvision.datasets offers; what it lacks is split off its train part."""
+    """The splits of a data set of torchvision.datasets; missing splits are later split off train."""
 
     config: TorchvisionConfig
 
@@ -57,21 +57,21 @@ class Torchvision:
         return known[self.config.dataset]
 
     def _parts(self, build: Any) -> dict[str, Any]:
-        """Open each split that there is; train is always there."""
+        """Open the splits of the data set; train is always one of them."""
         parts: dict[str, Any] = {}
         reason = ""
-        for split, ways in _ways_to_ask(build, self.config.kwargs).items():
+        for split, alternatives in _split_options(build, self.config.kwargs).items():
             if split == "test" and not self.config.use_given_test:
                 continue
-            for options in ways:
+            for options in alternatives:
                 try:
                     parts[split] = self._open(build, options)
                     break
-                except ValueError as error:  # torchvision's way of saying that there is no such split
+                except ValueError as error:  # torchvision raises this for an unknown split
                     reason = reason or str(error)
         if "train" not in parts:
             raise self._error(reason)
-        # Some publish their test images without labels.
+        # Some data sets have test images without labels.
         return {split: part for split, part in parts.items() if split == "train" or _is_for_classification(part)}
 
     def _open(self, build: Any, options: dict[str, Any]) -> Any:
@@ -88,13 +88,13 @@ class Torchvision:
         except (RuntimeError, OSError, ImportError) as error:
             reason = (str(error) or type(error).__name__).partition(" You can use download=True")[0]
             fetch = "download" in parameters and not self.config.download
-            hint = ". Let it be fetched with data.download=true" if fetch else ""
+            hint = ". Download it with data.download=true" if fetch else ""
             raise self._error(f"{reason}{hint}") from None
 
     def _labels(self, dataset: Any) -> NDArray[np.int64]:
         labels = _stored_labels(dataset) if _is_for_classification(dataset) else np.empty(0)
         if labels.ndim != 1 or not len(labels) or labels.min() < 0:
-            raise self._error("it does not give pictures with one class each")
+            raise self._error("its items are not images with one class each")
         return labels.astype(np.int64)
 
     def _error(self, reason: str) -> UserError:
@@ -104,7 +104,7 @@ class Torchvision:
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Reads image i of a data set by the name ".../i"."""
+    """Read image i of a data set by its name ".../i"."""
 
     dataset: Any
 
@@ -114,7 +114,7 @@ class DatasetReader:
 
 
 def _parameters(build: Any) -> set[str]:
-    """Return the names of the arguments that a class takes, also those that it hands to its base."""
+    """Return the names of the arguments of a class, including those passed to its base classes."""
     names: set[str] = set()
     for base in build.__mro__:
         parameters = inspect.signature(base.__init__).parameters
@@ -124,10 +124,10 @@ def _parameters(build: Any) -> set[str]:
     return names
 
 
-def _ways_to_ask(build: Any, given: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return for each split the keyword arguments that may ask `build` for it, the best first.
+def _split_options(build: Any, given: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return for each split the keyword arguments with which `build` may open it, in order of preference.
 
-    What the user has given is not asked again: it may be the one part that there is to train on.
+    Arguments that the user has given are not varied: they may name the only part to train on.
     """
     parameters = _parameters(build) - set(given)
     if "train" in parameters:
@@ -153,17 +153,17 @@ def _is_for_classification(dataset: Any) -> bool:
         image, label = dataset[0]
         operator.index(label)
     except OSError:
-        return True  # a damaged picture, which whoever decodes it says better
+        return True  # a damaged image, which is reported when it is decoded
     except (TypeError, ValueError, LookupError, NotImplementedError):
         return False
     return isinstance(image, Image.Image)
 
 
 def _class_names(dataset: Any, count: int) -> list[str]:
-    """Return the names of the classes; their numbers where the data set has no names, or too few."""
+    """Return the names of the classes; numbers if the data set has no names or too few."""
     for attribute in CLASS_ATTRIBUTES:
         names = getattr(dataset, attribute, None)
         if isinstance(names, list) and len(names) >= count:
-            # Imagenette gives several names to a class.
+            # Imagenette has several names for each class.
             return [name if isinstance(name, str) else "/".join(name) for name in names]
     return [str(number) for number in range(count)]

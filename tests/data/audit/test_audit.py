@@ -161,13 +161,13 @@ def test_left_out_files_are_counted_by_reason_in_the_json_and_the_table(root: Pa
     assert [
         (one["reason"], one["name"], one["count"], Path(one["example"]).name) for one in findings.as_dict()["left_out"]
     ] == [
-        ("images beside the class folders", ".png", 1, "loose.png"),
-        ("the extension is not an image's", ".heic", 1, "a.heic"),
+        ("images outside the class folders", ".png", 1, "loose.png"),
+        ("not an image extension", ".heic", 1, "a.heic"),
         ("hidden", ".hidden.png", 1, ".hidden.png"),
         ("thumbnails", "@eaDir/", 1, "@eaDir"),
     ]
     table = findings_table(findings)
-    assert f"left out, images beside the class folders: 1: .png (1), e.g. {root / 'train' / 'loose.png'}" in table
+    assert f"left out, images outside the class folders: 1: .png (1), e.g. {root / 'train' / 'loose.png'}" in table
     assert "left out, thumbnails: 1: @eaDir/ (1)" in table
 
 

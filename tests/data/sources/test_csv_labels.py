@@ -1,4 +1,4 @@
-"""Labels as tables have them: numbers, blanks, letter case, one-hot columns; and the order of their classes."""
+"""Labels of tables: numbers, blanks, letter case, one-hot columns; and the order of the classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def labels_of(table: Table) -> list[str]:
 # Blanks, letter case, numbers.
 
 
-def test_blanks_around_labels_are_ignored_and_named(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_blanks_around_labels_are_ignored_and_logged(images: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = listed(images, ["a", "b", "b ", " b", "b "])
     assert labels_of(table) == ["a", "b", "b", "b", "b"]
     (record,) = caplog.records
@@ -58,7 +58,7 @@ def test_blanks_around_labels_are_ignored_and_named(images: Path, caplog: pytest
 
 
 @pytest.mark.parametrize("pair", [("Cat", "cat"), ("big  cat", "big cat"), ("cafe\u0301", "café")])
-def test_labels_that_look_alike_stay_and_are_named(
+def test_similar_labels_are_kept_and_logged(
     images: Path, caplog: pytest.LogCaptureFixture, pair: tuple[str, str]
 ) -> None:
     table = listed(images, ["dog", *pair, pair[0]])
@@ -67,7 +67,7 @@ def test_labels_that_look_alike_stay_and_are_named(
     assert f"different classes: {pair[0]!r} (2), {pair[1]!r} (1). " in record.getMessage()
 
 
-def test_plain_labels_are_no_reason_to_warn(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ordinary_labels_cause_no_warning(images: Path, caplog: pytest.LogCaptureFixture) -> None:
     listed(images, ["a", "b", "NA", "1", "1.0", "01"])
     assert not caplog.records
 
@@ -77,7 +77,7 @@ def test_plain_labels_are_no_reason_to_warn(images: Path, caplog: pytest.LogCapt
     [
         (["10", "9", "1", "2", "0", "-1"], ["-1", "0", "1", "2", "9", "10"]),
         (["1", "2.0", "1.0", "10"], ["1", "2", "10"]),
-        (["10.0", "9.0", "1.0"], ["1.0", "9.0", "10.0"]),  # as they are: nothing else is written for them
+        (["10.0", "9.0", "1.0"], ["1.0", "9.0", "10.0"]),  # unchanged, because all are written as floats
         (["1.5", "1", "10"], ["1", "1.5", "10"]),
         (["01", "1", "10"], ["01", "1", "10"]),
         (["1", "1.0", "ten"], ["1", "1.0", "ten"]),
@@ -90,12 +90,12 @@ def test_numbers_are_merged_and_sorted_as_numbers(images: Path, labels: list[str
     assert sorted_classes(reversed(classes)) == classes
 
 
-def test_labels_that_were_floats_are_named(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_converted_from_floats_are_logged(images: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert labels_of(listed(images, ["1", "1.0", "2.0", "1"])) == ["1", "1", "2", "1"]
-    assert "labels are taken as whole numbers, 1.0 as 1: '1.0' (1), '2.0' (1)" in caplog.text
+    assert "labels are read as integers, 1.0 as 1: '1.0' (1), '2.0' (1)" in caplog.text
 
 
-def test_one_file_as_1_and_as_1_0_has_one_label(images: Path) -> None:
+def test_labels_1_and_1_0_of_one_file_are_equal(images: Path) -> None:
     (images / "labels.csv").write_text("file,label\n0.png,1\n0.png,1.0\n1.png,2\n")
     assert labels_of(table_of(CsvConfig(root=str(images)))) == ["1", "2"]
 
@@ -109,38 +109,38 @@ def test_one_hot_columns(images: Path) -> None:
     assert labels_of(table) == ["cat", "dog", "big bird", "dog"]
 
 
-def test_a_class_without_a_one_is_kept(images: Path) -> None:
+def test_a_class_without_images_is_kept(images: Path) -> None:
     assert one_hot(images, "0.png,1,0,0", "1.png,0,1,0").classes == ["big bird", "cat", "dog"]
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("0.png,0,0,0", "line 3: there is no label (1 row of 2 without one)"),
         ("0.png,1,0,1", "line 3: there is a 1 for cat and big bird (1 such row)"),
-        ("0.png,0,0.7,0.3", "line 3: column 'dog' holds '0.7'"),
-        ("0.png,0,2,0", "line 3: column 'dog' holds '2'"),
-        ("0.png,0,no,0", "line 3: column 'dog' holds 'no'"),
-        ("0.png,0,nan,0", "line 3: column 'dog' holds 'nan'"),
+        ("0.png,0,0.7,0.3", "line 3: column 'dog' contains '0.7'"),
+        ("0.png,0,2,0", "line 3: column 'dog' contains '2'"),
+        ("0.png,0,no,0", "line 3: column 'dog' contains 'no'"),
+        ("0.png,0,nan,0", "line 3: column 'dog' contains 'nan'"),
     ],
 )
-def test_rows_that_are_not_one_hot_are_refused_with_their_line(images: Path, row: str, said: str) -> None:
+def test_rows_that_are_not_one_hot_are_rejected_with_their_line(images: Path, row: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         one_hot(images, "1.png,1,0,0", row)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_rows_without_a_one_can_be_left_out(images: Path) -> None:
+def test_rows_without_a_one_can_be_skipped(images: Path) -> None:
     table = one_hot(images, "0.png,0,0,0", "1.png,0,0,1", on_missing_label="skip")
     assert labels_of(table) == ["big bird"]
 
 
-def test_a_missing_one_hot_column_is_refused(images: Path) -> None:
+def test_a_missing_one_hot_column_is_rejected(images: Path) -> None:
     with pytest.raises(UserError, match=r"has no column 'dog'; .* Set data.label_columns="):
         one_hot(images, "0.png,0,1,0", header="file,cat,dogs,big bird")
 
 
-def test_one_hot_columns_are_suggested_where_there_is_no_label_column(images: Path) -> None:
+def test_one_hot_columns_are_suggested_if_the_label_column_is_missing(images: Path) -> None:
     (images / "labels.csv").write_text("file,cat,dog\n0.png,0,1\n1.png,1,0\n")
     with pytest.raises(UserError, match=r"has no column 'label'; .* set data.label_columns=\[cat,dog\]"):
         table_of(CsvConfig(root=str(images)))
@@ -154,7 +154,7 @@ def test_one_hot_columns_are_suggested_where_there_is_no_label_column(images: Pa
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"on_missing_label": "skp"}, "data.on_missing_label=skp: it can be raise, skip. Did you mean 'skip'?"),
         ({"label_column": "breed", "label_columns": ["a", "b"]}, "set one of them"),
@@ -162,20 +162,20 @@ def test_one_hot_columns_are_suggested_where_there_is_no_label_column(images: Pa
         ({"label_columns": ["a", "b", "a"]}, "name at least two columns, each once"),
     ],
 )
-def test_keys_that_cannot_be_are_refused(images: Path, changes: dict[str, Any], said: str) -> None:
+def test_invalid_keys_are_rejected(images: Path, changes: dict[str, Any], message: str) -> None:
     data = CsvConfig(root=str(images), **changes)
     with pytest.raises(UserError) as caught:
         validate(Config(data=data))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     with pytest.raises(UserError) as caught:
         validate(AuditConfig(data=data))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 # A model that was trained when numbers were sorted as text.
 
 
-def test_labels_follow_the_order_of_a_trained_models_classes(images: Path) -> None:
+def test_labels_use_the_class_order_of_a_trained_model(images: Path) -> None:
     labels = [("0", "2", "10")[number % 3] for number in range(12)]
     listed(images, labels)
     config = CsvConfig(root=str(images), val_fraction=0.25, test_fraction=0.25)
@@ -190,7 +190,7 @@ def test_labels_follow_the_order_of_a_trained_models_classes(images: Path) -> No
     assert load_dataset(config, classes=["0", "10", "3"]).classes == ["0", "2", "10"]
 
 
-def test_a_run_whose_numeric_classes_are_sorted_as_text_goes_on_and_is_evaluated(
+def test_a_run_with_classes_sorted_as_text_is_resumed_and_evaluated(
     train: Callable[..., Outcome], command: Callable[..., Outcome], images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed(images, [("0", "2", "10")[number % 3] for number in range(12)])
@@ -214,7 +214,7 @@ def test_a_run_whose_numeric_classes_are_sorted_as_text_goes_on_and_is_evaluated
 # The audit.
 
 
-def test_the_audit_reads_such_tables_and_names_what_is_wrong_with_them(images: Path) -> None:
+def test_the_audit_reads_one_hot_tables_and_reports_their_errors(images: Path) -> None:
     lines = [f"{number}.png;{('1', '0')[number % 2]};{number % 2};" for number in range(12)]
     (images / "labels.csv").write_bytes("\n".join(["file;café;dog", *lines, "no.png;0;0"]).encode("latin-1"))
     config = CsvConfig(

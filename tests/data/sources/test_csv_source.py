@@ -1,4 +1,4 @@
-"""Tables as on Kaggle: what they list, and every mistake that a user makes with them."""
+"""Tables in the style of Kaggle, and errors that users make with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.source_tables import names, save, table_of
 
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
-    """Images in one folder and a table of them, as on Kaggle."""
+    """Write images to one folder and a table of them, in the style of Kaggle."""
     lines = ["id,breed,part"]
     for number in range(12):
         save(tmp_path / "images" / f"{number:03}.png", number, SHAPES[number % 2])
@@ -57,7 +57,7 @@ def test_csv_labels_that_look_like_numbers_stay_text(kaggle: Path) -> None:
     assert table_of(kaggle_config(kaggle)).classes == ["01", "1", "NA"]
 
 
-def test_csv_from_a_spreadsheet_with_its_byte_order_mark_is_read(kaggle: Path) -> None:
+def test_csv_with_a_byte_order_mark_is_read(kaggle: Path) -> None:
     text = (kaggle / "labels.csv").read_text()
     (kaggle / "labels.csv").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
     assert len(table_of(kaggle_config(kaggle)).splits["train"]) == 12
@@ -70,7 +70,7 @@ def test_csv_with_absolute_and_relative_files_is_split(kaggle: Path) -> None:
     assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 12
 
 
-def refused_csv(root: Path, **changes: Any) -> str:
+def error_message(root: Path, **changes: Any) -> str:
     with pytest.raises(UserError) as caught:
         load_dataset(kaggle_config(root, **changes))
     message = str(caught.value)
@@ -78,8 +78,8 @@ def refused_csv(root: Path, **changes: Any) -> str:
     return message
 
 
-def test_missing_table_is_refused(kaggle: Path) -> None:
-    message = refused_csv(kaggle, table="train.csv")
+def test_missing_table_is_rejected(kaggle: Path) -> None:
+    message = error_message(kaggle, table="train.csv")
     assert f"{kaggle / 'train.csv'} does not exist" in message
     assert "data.table=" in message
 
@@ -88,57 +88,59 @@ def test_missing_table_is_refused(kaggle: Path) -> None:
     ("key", "wrong", "suggested"),
     [("label_column", "bread", "breed"), ("file_column", "idd", "id"), ("split_column", "parts", "part")],
 )
-def test_missing_column_is_refused_with_the_nearest_name(kaggle: Path, key: str, wrong: str, suggested: str) -> None:
-    message = refused_csv(kaggle, **{key: wrong})
+def test_missing_column_is_rejected_with_the_nearest_name(kaggle: Path, key: str, wrong: str, suggested: str) -> None:
+    message = error_message(kaggle, **{key: wrong})
     assert f"has no column '{wrong}'; it has id, breed, part" in message
     assert f"Did you mean '{suggested}'?" in message
     assert f"data.{key}=" in message
 
 
-def test_missing_file_is_refused_with_its_line(kaggle: Path) -> None:
+def test_missing_file_is_rejected_with_its_line(kaggle: Path) -> None:
     (kaggle / "images" / "004.png").unlink()
-    message = refused_csv(kaggle)
+    message = error_message(kaggle)
     assert "labels.csv, line 6: " in message
     assert "004.png does not exist" in message
 
 
-def test_empty_label_is_refused_with_its_line(kaggle: Path) -> None:
+def test_empty_label_is_rejected_with_its_line(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text().replace("003,square", "003,"))
-    assert "labels.csv, line 5: there is no label (1 row of 12 without one)" in refused_csv(kaggle)
+    assert "labels.csv, line 5: there is no label (1 row of 12 without one)" in error_message(kaggle)
 
 
-def test_a_label_that_appears_once_is_refused_and_named(kaggle: Path) -> None:
+def test_a_label_of_a_single_image_is_rejected(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text().replace("003,square", "003,rare"))
-    assert "class 'rare' has 1 different image; splitting into train, val, test takes at least 3" in refused_csv(kaggle)
+    assert "class 'rare' has 1 different image; splitting into train, val, test takes at least 3" in error_message(
+        kaggle
+    )
 
 
-def test_a_label_that_one_split_lacks_is_refused_and_named(kaggle: Path) -> None:
+def test_a_label_missing_from_a_split_is_rejected(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text().replace("003,square", "003,rare"))
-    message = refused_csv(kaggle, split_column="part")
+    message = error_message(kaggle, split_column="part")
     assert "class 'rare' has no image in split val" in message
     assert "(and 1 more)" in message
 
 
-def test_unknown_split_is_refused(kaggle: Path) -> None:
+def test_unknown_split_is_rejected(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text().replace(",test", ",public"))
-    assert "labels.csv, line 11, column 'part': 'public' is not train, val or test" in refused_csv(
+    assert "labels.csv, line 11, column 'part': 'public' is not train, val or test" in error_message(
         kaggle, split_column="part"
     )
 
 
-def test_a_split_column_without_train_is_refused(kaggle: Path) -> None:
+def test_a_split_column_without_train_is_rejected(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text().replace(",train", ",test"))
-    assert "has val, test but column 'part' says train of no image" in refused_csv(kaggle, split_column="part")
+    assert "has val, test but no image with train in column 'part'" in error_message(kaggle, split_column="part")
 
 
-def test_a_table_that_is_no_text_is_refused(kaggle: Path) -> None:
+def test_a_binary_table_is_rejected(kaggle: Path) -> None:
     (kaggle / "labels.csv").write_bytes((kaggle / "images" / "000.png").read_bytes())
-    assert "cannot be read as a CSV table" in refused_csv(kaggle)
+    assert "cannot be read as a CSV table" in error_message(kaggle)
 
 
 def write(root: Path, *lines: str) -> None:
@@ -148,7 +150,9 @@ def write(root: Path, *lines: str) -> None:
 # Which table.
 
 
-def test_the_table_may_be_absolute_or_in_the_home_folder(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_the_table_can_be_absolute_or_start_with_a_tilde(
+    kaggle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = kaggle.with_name("elsewhere")
     elsewhere.mkdir()
     (kaggle / "labels.csv").rename(elsewhere / "labels.csv")
@@ -162,23 +166,23 @@ def test_a_table_in_the_current_folder_is_suggested_with_its_path(
 ) -> None:
     monkeypatch.chdir(kaggle)
     (kaggle / "labels.csv").rename(kaggle / "mine.csv")
-    message = refused_csv(kaggle / "images", table="mine.csv")
+    message = error_message(kaggle / "images", table="mine.csv")
     assert f"Did you mean data.table={kaggle / 'mine.csv'}?" in message
 
 
 def test_the_only_table_in_the_folder_is_suggested(kaggle: Path) -> None:
     (kaggle / "labels.csv").rename(kaggle / "train.csv")
-    assert "Did you mean 'train.csv'?" in refused_csv(kaggle)
+    assert "Did you mean 'train.csv'?" in error_message(kaggle)
 
 
-def test_a_folder_is_no_table(kaggle: Path) -> None:
-    assert f"data.table: {kaggle / 'images'} is a folder" in refused_csv(kaggle, table="images")
+def test_a_folder_as_table_is_rejected(kaggle: Path) -> None:
+    assert f"data.table: {kaggle / 'images'} is a folder" in error_message(kaggle, table="images")
 
 
 # Which files.
 
 
-def test_backslashes_separate_folders_where_no_file_has_the_name_as_written(kaggle: Path) -> None:
+def test_backslashes_separate_folders_if_no_file_has_the_exact_name(kaggle: Path) -> None:
     as_written = save(kaggle / "images" / "one\\two.png")
     save(kaggle / "images" / "one" / "three.png")
     write(kaggle, "id,breed", "one\\two,a", "one\\three,b", ".\\000,b")
@@ -188,7 +192,7 @@ def test_backslashes_separate_folders_where_no_file_has_the_name_as_written(kagg
     assert len(table_of(kaggle_config(kaggle, file_prefix=".\\images\\")).splits["train"]) == 1
 
 
-def test_blanks_around_a_file_name_are_ignored_where_no_file_has_them(kaggle: Path) -> None:
+def test_blanks_around_a_file_name_are_ignored_if_no_file_has_the_exact_name(kaggle: Path) -> None:
     spaced = save(kaggle / "images" / " x.png")
     write(kaggle, "id, breed", " x, a", " 000 , b")
     images = table_of(kaggle_config(kaggle)).splits["train"]
@@ -202,10 +206,10 @@ def test_a_file_behind_a_symbolic_link_is_found(kaggle: Path) -> None:
     assert len(table_of(CsvConfig(root=str(kaggle))).splits["train"]) == 3
 
 
-def test_missing_files_are_counted_and_the_first_is_named(kaggle: Path) -> None:
+def test_error_for_missing_files_gives_their_number_and_the_first(kaggle: Path) -> None:
     for number in (4, 5, 9):
         (kaggle / "images" / f"{number:03}.png").unlink()
-    message = refused_csv(kaggle)
+    message = error_message(kaggle)
     assert "labels.csv, line 6: file " in message
     assert "004.png does not exist (3 of 12 files are missing)" in message
 
@@ -219,49 +223,51 @@ def test_missing_files_are_counted_and_the_first_is_named(kaggle: Path) -> None:
         ({"file_prefix": "", "file_suffix": ""}, "data.file_prefix=images/ data.file_suffix=.png"),
     ],
 )
-def test_a_prefix_or_suffix_that_would_help_is_suggested(kaggle: Path, changes: dict[str, str], setting: str) -> None:
-    assert refused_csv(kaggle, **changes).endswith(f"It would be found with {setting}")
+def test_a_prefix_or_suffix_that_finds_the_file_is_suggested(
+    kaggle: Path, changes: dict[str, str], setting: str
+) -> None:
+    assert error_message(kaggle, **changes).endswith(f"It would be found with {setting}")
 
 
-def test_a_suffix_that_the_table_has_already_is_found_out(kaggle: Path) -> None:
+def test_a_suffix_that_is_already_in_the_table_is_detected(kaggle: Path) -> None:
     write(kaggle, "id,breed", "000.png,a", "001.png,b")
-    assert refused_csv(kaggle).endswith("It would be found with data.file_suffix=")
+    assert error_message(kaggle).endswith("It would be found with data.file_suffix=")
 
 
-def test_a_file_in_other_letter_case_is_named(kaggle: Path) -> None:
+def test_a_file_that_differs_in_letter_case_is_suggested(kaggle: Path) -> None:
     (kaggle / "images" / "004.png").rename(kaggle / "images" / "004.PNG")
-    assert f"There is {kaggle / 'images' / '004.PNG'}: upper and lower case differ" in refused_csv(kaggle)
+    assert f"There is {kaggle / 'images' / '004.PNG'}, which differs in letter case" in error_message(kaggle)
 
 
-def test_an_empty_file_name_is_refused_with_its_line(kaggle: Path) -> None:
+def test_an_empty_file_name_is_rejected_with_its_line(kaggle: Path) -> None:
     write(kaggle, "id,breed", "000,a", " ,b")
-    assert "labels.csv, line 3: there is no file name" in refused_csv(kaggle)
+    assert "labels.csv, line 3: there is no file name" in error_message(kaggle)
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ('000,"a\n001,"b"', "line 2: there is a line break in the label 'a\\n001,b\"'. Check its"),
         ('"000\n001",b', "line 2: there is a line break in the file name '000\\n001'"),
     ],
 )
-def test_a_quote_that_is_closed_in_another_line_is_found(kaggle: Path, rows: str, said: str) -> None:
+def test_a_cell_with_a_line_break_is_rejected(kaggle: Path, rows: str, message: str) -> None:
     write(kaggle, "id,breed", rows, "002,c")
-    assert said in refused_csv(kaggle)
+    assert message in error_message(kaggle)
 
 
-def test_a_folder_is_no_image(kaggle: Path) -> None:
+def test_a_folder_as_image_is_rejected(kaggle: Path) -> None:
     (kaggle / "images" / "x.png").mkdir()
     write(kaggle, "id,breed", "000,a", "x,b")
-    assert "x.png is a folder, not a file" in refused_csv(kaggle)
+    assert "x.png is a folder, not a file" in error_message(kaggle)
 
 
 # One file in several lines.
 
 
-def test_one_file_with_two_labels_is_refused_with_both_lines(kaggle: Path) -> None:
+def test_a_file_with_two_labels_is_rejected_with_both_lines(kaggle: Path) -> None:
     write(kaggle, "id,breed", "000,a", "", "001,b", "./000,b", "001,a")
-    message = refused_csv(kaggle)
+    message = error_message(kaggle)
     assert "000.png has two labels: 'a' in line 2 and 'b' in line 5 (2 such pairs of lines)" in message
     assert "Keep one label per image" in message
 
@@ -274,37 +280,35 @@ def test_a_repeated_row_is_left_out_with_a_warning(kaggle: Path, caplog: pytest.
     assert "left out 2 rows that only repeat a file and its label (first: line 4, " in record.getMessage()
 
 
-def test_a_file_in_two_splits_is_left_for_the_check_of_leakage(kaggle: Path) -> None:
+def test_a_file_in_two_splits_is_reported_by_the_leakage_check(kaggle: Path) -> None:
     table = kaggle / "labels.csv"
     table.write_text(table.read_text() + "000,circle,test\n")
-    assert "the same image is in two splits" in refused_csv(kaggle, split_column="part")
+    assert "the same image is in two splits" in error_message(kaggle, split_column="part")
 
 
 # Rows without a label.
 
 
 @pytest.mark.parametrize("label", ["", "  "])
-def test_rows_without_a_label_are_left_out_on_request(
-    kaggle: Path, caplog: pytest.LogCaptureFixture, label: str
-) -> None:
+def test_rows_without_a_label_can_be_skipped(kaggle: Path, caplog: pytest.LogCaptureFixture, label: str) -> None:
     write(kaggle, "id,breed", "000,a", f"no such file,{label}", "001,b", f"002,{label}")
     images = table_of(kaggle_config(kaggle, on_missing_label="skip")).splits["train"]
     assert names(images, kaggle) == ["images/000.png", "images/001.png"]
     assert "left out 2 of 4 rows, which have no label (first: line 3)" in caplog.text
-    assert "line 3: there is no label (2 rows of 4 without one)" in refused_csv(kaggle)
+    assert "line 3: there is no label (2 rows of 4 without one)" in error_message(kaggle)
 
 
-def test_a_table_without_any_label_is_refused(kaggle: Path) -> None:
+def test_a_table_without_any_label_is_rejected(kaggle: Path) -> None:
     write(kaggle, "id,breed", "000,", "001,")
-    assert "has no label in any of its 2 rows" in refused_csv(kaggle, on_missing_label="skip")
+    assert "has no label in any of its 2 rows" in error_message(kaggle, on_missing_label="skip")
 
 
-def test_splits_may_be_written_in_any_case_and_with_blanks(kaggle: Path) -> None:
+def test_case_and_blanks_of_split_names_are_ignored(kaggle: Path) -> None:
     write(kaggle, "id,breed,part", "000,a, Train", "001,b,TRAINING ", "002,a,VALIDATION", "003,a, test ")
     splits = table_of(kaggle_config(kaggle, split_column="part")).splits
     assert {split: len(images) for split, images in splits.items()} == {"train": 2, "val": 1, "test": 1}
 
 
-def test_an_empty_split_is_refused_with_its_line(kaggle: Path) -> None:
+def test_an_empty_split_is_rejected_with_its_line(kaggle: Path) -> None:
     write(kaggle, "id,breed,part", "000,a,train", "001,b,")
-    assert "labels.csv, line 3, column 'part': the split is empty" in refused_csv(kaggle, split_column="part")
+    assert "labels.csv, line 3, column 'part': the split is empty" in error_message(kaggle, split_column="part")

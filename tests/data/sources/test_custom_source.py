@@ -1,4 +1,4 @@
-"""A source of the user's own: a function that returns a Table, and what becomes of an impossible one."""
+"""A user's function as a source, and errors for invalid tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def custom(function: str, **kwargs: Any) -> Table:
     return open_source(CustomDataConfig(_target_=f"{__name__}.{function}", kwargs=kwargs)).table()
 
 
-def test_a_source_of_ones_own_is_called_with_root_and_kwargs() -> None:
+def test_a_user_source_is_called_with_root_and_kwargs() -> None:
     table = custom("stripes_and_circles", per_class=3)
     assert table.classes == ["circle", "square"]
     np.testing.assert_array_equal(
@@ -39,7 +39,7 @@ def test_a_source_of_ones_own_is_called_with_root_and_kwargs() -> None:
     )
 
 
-def test_a_source_of_ones_own_trains_like_any_other() -> None:
+def test_a_user_source_can_be_trained_on() -> None:
     config = CustomDataConfig(_target_=f"{__name__}.stripes_and_circles", kwargs={"per_class": 10})
     dataset = load_dataset(config)
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (16, 2, 2)
@@ -53,21 +53,21 @@ def test_a_source_of_ones_own_trains_like_any_other() -> None:
         ({"labels": [0, 1]}, "has 4 images in train and labels of shape"),
         ({"labels": [0.0, 0.5, 1.0, 1.0]}, "type float64"),
         ({"splits": "training"}, "has the splits training"),
-        ({"splits": "test"}, "train must be there"),
+        ({"splits": "test"}, "and training needs it"),
     ],
 )
-def test_an_impossible_table_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_an_invalid_table_is_rejected(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         custom("stripes_and_circles", per_class=2, **arguments)
 
 
-def test_a_source_that_returns_no_table_is_refused() -> None:
+def test_a_source_that_does_not_return_a_table_is_rejected() -> None:
     with pytest.raises(UserError, match="returned NoneType, not a Table"):
         custom("nothing")
 
 
 @pytest.mark.parametrize("target", ["no_such_module.table", f"{__name__}.no_such_function"])
-def test_a_source_that_cannot_be_imported_is_refused(target: str) -> None:
+def test_a_source_that_cannot_be_imported_is_rejected(target: str) -> None:
     with pytest.raises(UserError, match=f"data._target_: {target} cannot be imported: ") as caught:
         open_source(CustomDataConfig(_target_=target)).table()
     assert "\n" not in str(caught.value)

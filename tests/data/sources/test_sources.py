@@ -1,4 +1,4 @@
-"""Class folders as a source: what counts as a class and as an image, and every mistake that a user makes with them."""
+"""Class folders as a source: which folders are classes, which files are images, and errors that users make."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder_table(root: Path) -> Table:
 
 @pytest.fixture
 def given(tmp_path: Path) -> Path:
-    """A folder with given splits."""
+    """Write class folders with given splits."""
     for number, split in enumerate(("train", "val", "test")):
         write_shapes(tmp_path / "given" / split, per_class=4, seed=number)
     return tmp_path / "given"
@@ -37,7 +37,7 @@ def given(tmp_path: Path) -> Path:
 # Folder.
 
 
-def test_class_folders_become_classes_in_order_of_their_names(shapes: Path) -> None:
+def test_class_folders_become_classes_sorted_by_name(shapes: Path) -> None:
     table = folder_table(shapes)
     assert table.classes == sorted(SHAPES)
     assert list(table.splits) == ["train"]
@@ -49,7 +49,7 @@ def test_class_folders_become_classes_in_order_of_their_names(shapes: Path) -> N
     assert images.read(images.paths[0]) == Path(images.paths[0]).read_bytes()
 
 
-def test_given_splits_are_taken_as_they_are(given: Path) -> None:
+def test_given_splits_are_not_changed(given: Path) -> None:
     table = folder_table(given)
     assert list(table.splits) == ["train", "val", "test"]
     for split, images in table.splits.items():
@@ -58,24 +58,24 @@ def test_given_splits_are_taken_as_they_are(given: Path) -> None:
 
 
 @pytest.mark.parametrize("alias", ["valid", "validation", "Val", "VALIDATION"])
-def test_split_folders_have_their_usual_names(given: Path, alias: str) -> None:
+def test_common_names_of_split_folders_are_recognized(given: Path, alias: str) -> None:
     (given / "val").rename(given / alias)
     assert len(folder_table(given).splits["val"]) == 12
 
 
-def test_two_folders_for_one_split_are_refused(given: Path) -> None:
+def test_two_folders_for_one_split_are_rejected(given: Path) -> None:
     write_shapes(given / "valid", per_class=1, seed=5)
     with pytest.raises(UserError, match="both name the val split"):
         folder_table(given)
 
 
-def test_splits_without_a_train_folder_are_no_classes(given: Path) -> None:
+def test_split_folders_without_train_are_not_classes(given: Path) -> None:
     (given / "train").rename(given.parent / "elsewhere")
     with pytest.raises(UserError, match="has val, test but no folder train"):
         folder_table(given)
 
 
-def test_a_folder_of_trains_is_a_class(tmp_path: Path) -> None:
+def test_a_folder_train_without_subfolders_is_a_class(tmp_path: Path) -> None:
     for number, name in enumerate(("bus", "train")):
         save(tmp_path / name / "a.png", number)
     table = folder_table(tmp_path)
@@ -83,7 +83,7 @@ def test_a_folder_of_trains_is_a_class(tmp_path: Path) -> None:
     assert list(table.splits) == ["train"]
 
 
-def test_folders_beside_the_splits_are_left_out_with_a_warning(given: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_next_to_the_splits_are_left_out_with_a_warning(given: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_shapes(given / "unlabeled", per_class=1)
     assert set(folder_table(given).splits) == {"train", "val", "test"}
     assert "left out unlabeled" in caplog.text
@@ -99,7 +99,7 @@ def test_images_in_subfolders_belong_to_the_class_above(tmp_path: Path) -> None:
     assert table.splits["train"].labels.tolist() == [0, 0, 1]
 
 
-def test_hidden_files_and_folders_are_not_seen(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_hidden_files_and_folders_are_ignored(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(shapes / "circle" / ".ipynb_checkpoints" / "000-checkpoint.jpg")
     save(shapes / "circle" / "._000.jpg")
     save(shapes / ".thumbnails" / "000.jpg")
@@ -108,7 +108,7 @@ def test_hidden_files_and_folders_are_not_seen(shapes: Path, caplog: pytest.LogC
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_files_that_are_no_images_by_name_are_left_out_with_a_warning(
+def test_files_without_an_image_extension_are_left_out_with_a_warning(
     shapes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a.heic", "b.heic", "000.txt", "features.h5", "paper.pdf", "Thumbs.db", "README"):
@@ -123,21 +123,21 @@ def test_files_that_are_no_images_by_name_are_left_out_with_a_warning(
 @pytest.mark.parametrize(
     "name", ["IMG_1.JPG", "a b.jpeg", "größe.Png", "图片.webp", "x'\"$(rm).png", "many.dots.v2.bmp", "new\nline.gif"]
 )
-def test_odd_file_names_are_read(shapes: Path, name: str) -> None:
+def test_unusual_file_names_are_read(shapes: Path, name: str) -> None:
     odd = save(shapes / "circle" / name, 77)
     table = folder_table(shapes)
     assert str(odd) in table.splits["train"].paths
     assert decode_rgb(table.splits["train"].read(str(odd))).shape == (48, 40, 3)
 
 
-def test_a_file_name_that_is_no_unicode_is_read_split_and_fingerprinted(shapes: Path) -> None:
+def test_a_file_name_that_is_not_unicode_is_read_split_and_fingerprinted(shapes: Path) -> None:
     name = os.fsencode(shapes / "circle") + b"/caf\xe9.png"
     os.rename(save(shapes / "circle" / "new.png", 77), name)
     dataset = load_dataset(FolderConfig(root=str(shapes)))
     assert os.fsdecode(name) in [*dataset.train.paths, *dataset.val.paths, *dataset.test.paths]
 
 
-def test_links_to_files_and_folders_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+def test_links_are_followed_without_cycles(tmp_path: Path) -> None:
     store = tmp_path / "store"
     save(store / "cats" / "a.png", 0)
     save(store / "cats" / "more" / "b.png", 1)
@@ -153,7 +153,7 @@ def test_links_to_files_and_folders_are_followed_and_circles_are_not(tmp_path: P
     assert names(table.splits["train"], root) == ["cat/a.png", "cat/more/b.png", "dog/album/c.png", "dog/link.png"]
 
 
-def test_a_home_folder_is_found_by_its_tilde(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_the_root_is_expanded(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(shapes.parent))
     assert len(folder_table(Path("~/photos")).splits["train"]) == 30
 
@@ -167,14 +167,14 @@ def test_two_thousand_classes_are_listed(tmp_path: Path) -> None:
     assert len(folder_table(tmp_path).classes) == 2_000
 
 
-def test_a_class_that_a_split_lacks_is_named(given: Path) -> None:
+def test_a_class_missing_from_a_split_is_named(given: Path) -> None:
     for file in (given / "val" / "circle").iterdir():
         file.unlink()
     (given / "val" / "circle").rmdir()
     assert folder_table(given).class_mismatches == [f"class 'circle' has no folder in {given / 'val'}"]
 
 
-def refused(root: Path) -> str:
+def error_message(root: Path) -> str:
     with pytest.raises(UserError) as caught:
         load_dataset(FolderConfig(root=str(root)))
     message = str(caught.value)
@@ -183,40 +183,40 @@ def refused(root: Path) -> str:
     return message
 
 
-def test_missing_folder_is_refused(tmp_path: Path) -> None:
-    assert "does not exist" in refused(tmp_path / "nowhere")
+def test_missing_folder_is_rejected(tmp_path: Path) -> None:
+    assert "does not exist" in error_message(tmp_path / "nowhere")
 
 
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_as_root_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "photos.zip").touch()
-    assert "is a file" in refused(tmp_path / "photos.zip")
+    assert "is a file" in error_message(tmp_path / "photos.zip")
 
 
-def test_empty_folder_is_refused(tmp_path: Path) -> None:
-    assert "is empty" in refused(tmp_path)
+def test_empty_folder_is_rejected(tmp_path: Path) -> None:
+    assert "is empty" in error_message(tmp_path)
 
 
-def test_a_folder_of_images_without_classes_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_images_without_classes_is_rejected(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
-    assert "has no class folders" in refused(tmp_path)
+    assert "has no class folders" in error_message(tmp_path)
 
 
-def test_a_class_without_images_is_refused_and_named(shapes: Path) -> None:
+def test_a_class_without_images_is_rejected(shapes: Path) -> None:
     (shapes / "triangle").mkdir()
-    message = refused(shapes)
+    message = error_message(shapes)
     assert "class 'triangle' has no images" in message
-    assert "it is empty" in message
+    assert "the folder is empty" in message
 
 
-def test_a_class_of_unreadable_formats_is_refused_and_says_so(shapes: Path) -> None:
+def test_a_class_of_unsupported_formats_is_rejected(shapes: Path) -> None:
     (shapes / "triangle").mkdir()
     (shapes / "triangle" / "a.heic").write_bytes(b"ftypheic")
-    assert "of its 1 files none is an image by its name" in refused(shapes)
+    assert "none of its 1 files has an image extension" in error_message(shapes)
 
 
-def test_one_class_only_is_refused(tmp_path: Path) -> None:
+def test_a_single_class_is_rejected(tmp_path: Path) -> None:
     save(tmp_path / "photos" / "cat" / "a.png")
-    assert "only the class 'cat'" in refused(tmp_path / "photos")
+    assert "only the class 'cat'" in error_message(tmp_path / "photos")
 
 
 # What is left out, and counted.
@@ -226,7 +226,7 @@ def left_out(table: Table) -> dict[tuple[str, str], int]:
     return {(one.reason.name, one.name): one.count for one in table.left_out}
 
 
-def test_images_beside_the_class_folders_are_counted_with_a_warning(
+def test_images_outside_the_class_folders_are_counted_with_a_warning(
     shapes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(20):
@@ -236,11 +236,11 @@ def test_images_beside_the_class_folders_are_counted_with_a_warning(
     table = folder_table(shapes)
     assert len(table.splits["train"]) == 30
     assert left_out(table) == {("LOOSE", ".png"): 20}
-    assert "left out 20 files: images beside the class folders: 20: .png (20), e.g. " in caplog.text
+    assert "left out 20 files: images outside the class folders: 20: .png (20), e.g. " in caplog.text
     assert "WARNING" in caplog.text
 
 
-def test_images_beside_the_splits_and_beside_their_classes_are_counted(given: Path) -> None:
+def test_images_outside_the_split_and_class_folders_are_counted(given: Path) -> None:
     save(given / "a.png")
     save(given / "train" / "b.jpg")
     save(given / "test" / "c.jpg")
@@ -255,7 +255,7 @@ def test_images_beside_the_splits_and_beside_their_classes_are_counted(given: Pa
         (".@__thumb", "THUMBNAILS", 2),
         (".thumbnails", "THUMBNAILS", 2),
         (".picasaoriginals", "THUMBNAILS", 2),
-        # Not looked into: they may hold a copy of everything.
+        # Not listed, because they may contain copies of everything.
         ("#recycle", "TRASH", 1),
         ("@Recycle", "TRASH", 1),
         ("$RECYCLE.BIN", "TRASH", 1),
@@ -281,7 +281,7 @@ def test_folders_of_other_software_are_skipped_and_counted_by_name(
 
 
 @pytest.mark.parametrize("folder", ["@eaDir", "#recycle", "__MACOSX", "lost+found", "$RECYCLE.BIN"])
-def test_folders_of_other_software_are_no_classes(shapes: Path, folder: str) -> None:
+def test_folders_of_other_software_are_not_classes(shapes: Path, folder: str) -> None:
     save(shapes / folder / "a.jpg")
     table = folder_table(shapes)
     assert table.classes == sorted(SHAPES)
@@ -304,37 +304,37 @@ def test_files_of_other_software_are_counted_by_name(shapes: Path) -> None:
     }
 
 
-def test_links_that_lead_nowhere_are_counted(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_links_are_counted(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
     (shapes / "triangle").symlink_to(shapes / "unmounted")
     (shapes / "circle" / "album").symlink_to(shapes / "unmounted")
     (shapes / "circle" / "kept.jpg").symlink_to(shapes / "gone.jpg")
     table = folder_table(shapes)
     assert left_out(table) == {("BROKEN_LINK", "triangle"): 1, ("BROKEN_LINK", "album"): 1}
-    assert "links that lead nowhere: 2: album (1), triangle (1)" in caplog.text
-    # An image by its name stays in the list: reading it fails, as of any damaged file.
+    assert "broken links: 2: album (1), triangle (1)" in caplog.text
+    # A broken link with an image extension stays in the list; reading it fails like that of a damaged file.
     assert str(shapes / "circle" / "kept.jpg") in table.splits["train"].paths
 
 
 # Another level than that of the class folders.
 
 
-def test_a_data_set_further_down_is_named(tmp_path: Path) -> None:
+def test_a_data_set_in_a_subfolder_is_suggested(tmp_path: Path) -> None:
     root = tmp_path / "download"
     for split in ("train", "test"):
         write_shapes(root / "archive" / "dataset" / split, per_class=1)
-    message = refused(root)
+    message = error_message(root)
     assert "only the class 'archive'" in message
     assert message.endswith(
         f". If test, train in {root}/archive/dataset are the splits, set data.root={root}/archive/dataset"
     )
 
 
-def test_class_folders_further_down_are_named_and_the_hint_can_be_used(tmp_path: Path) -> None:
+def test_class_folders_in_a_subfolder_are_suggested_and_the_suggestion_works(tmp_path: Path) -> None:
     root = tmp_path / "download"
     write_shapes(root / "photos", per_class=5)
     (root / "docs").mkdir()
     (root / "docs" / "readme.txt").write_text("something")
-    message = refused(root)
+    message = error_message(root)
     assert "class 'docs' has no images" in message
     assert message.endswith(
         f". If circle, square, stripes in {root}/photos are the classes, set data.root={root}/photos"
@@ -342,10 +342,10 @@ def test_class_folders_further_down_are_named_and_the_hint_can_be_used(tmp_path:
     assert load_dataset(FolderConfig(root=message.rpartition("data.root=")[2])).classes == sorted(SHAPES)
 
 
-def test_a_level_with_an_odd_name_is_quoted_for_shell_and_hydra(tmp_path: Path) -> None:
+def test_a_suggested_path_is_quoted_for_shell_and_hydra(tmp_path: Path) -> None:
     below = tmp_path / "my photos, 100% 'new' {a}"
     write_shapes(below / "x y", per_class=1)
-    override = refused(tmp_path).rpartition("set ")[2]
+    override = error_message(tmp_path).rpartition("set ")[2]
     (argument,) = shlex.split(override)
     parsed = OverridesParser.create().parse_override(argument)
     assert parsed.key_or_group == "data.root"
@@ -353,42 +353,42 @@ def test_a_level_with_an_odd_name_is_quoted_for_shell_and_hydra(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("end", ["", "\\", '"', '\\"', "'", "a\\b"])
-def test_every_path_survives_the_quoting(end: str) -> None:
+def test_quoted_paths_are_parsed_to_the_same_path(end: str) -> None:
     path = Path(f"/data/a b{end}")
     (argument,) = shlex.split(root_override(path))
     assert OverridesParser.create().parse_override(argument).value() == str(path)
 
 
-def test_a_single_class_folder_as_root_is_told_by_its_siblings(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = refused(shapes / "circle")
-    assert "has no class folders (10 images lie directly in it)" in message
+def test_a_class_folder_as_root_is_recognized_by_its_siblings(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = error_message(shapes / "circle")
+    assert "has no class folders (10 images are directly in it)" in message
     assert message.endswith(f". If 'circle' is one of the classes, set data.root={shapes}")
     monkeypatch.chdir(shapes.parent)
     with pytest.raises(UserError, match=r"set data\.root=photos$"):
         folder_table(Path("photos/circle"))
 
 
-def test_a_class_folder_of_a_split_as_root_leads_to_the_data_set(given: Path) -> None:
-    assert refused(given / "train" / "circle").endswith(f"set data.root={given}")
+def test_the_data_set_is_suggested_for_a_class_folder_of_a_split_as_root(given: Path) -> None:
+    assert error_message(given / "train" / "circle").endswith(f"set data.root={given}")
 
 
-def test_a_folder_of_images_alone_has_no_hint(tmp_path: Path) -> None:
+def test_a_folder_of_images_without_sibling_folders_has_no_suggestion(tmp_path: Path) -> None:
     save(tmp_path / "alone" / "photos" / "a.png")
-    assert refused(tmp_path / "alone" / "photos").endswith("a folder of its own")
+    assert error_message(tmp_path / "alone" / "photos").endswith("into a separate folder")
 
 
 @pytest.mark.parametrize("names", [("training_set", "test_set"), ("seg_train", "seg_test")])
 @pytest.mark.parametrize("repeated", [False, True])
-def test_classes_that_look_like_splits_are_warned_of(
+def test_classes_that_look_like_splits_cause_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, str], repeated: bool
 ) -> None:
     for name in names:
         write_shapes(tmp_path / name / (name if repeated else ""), per_class=1)
     assert folder_table(tmp_path).classes == sorted(names)
-    assert f"{names[1]} and {names[0]} are taken as classes, and both hold circle, square, stripes" in caplog.text
+    assert f"{names[1]} and {names[0]} are read as classes, but both contain circle, square, stripes" in caplog.text
 
 
-def test_a_data_set_among_other_folders_is_warned_of(
+def test_a_class_folder_that_contains_splits_causes_a_warning(
     tmp_path: Path, given: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path / "screenshots" / "a.png")
@@ -396,7 +396,7 @@ def test_a_data_set_among_other_folders_is_warned_of(
     assert f"If it is the data set, set data.root={given}" in caplog.text
 
 
-def test_nested_folders_of_a_class_are_not_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nested_folders_of_a_class_cause_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number, name in enumerate(("cat/2021", "cat/2022", "dog/2021", "dog/2022", "valley/2021", "valley/2022")):
         save(tmp_path / name / "a.png", number)
     assert folder_table(tmp_path).classes == ["cat", "dog", "valley"]
@@ -413,30 +413,28 @@ def unlabeled(given: Path, below: str) -> Path:
     return given
 
 
-def test_loose_test_images_are_refused_with_the_key_that_leaves_them_out(given: Path) -> None:
-    message = refused(unlabeled(given, ""))
-    assert "test has no class folders (5 images lie directly in it)" in message
+def test_test_images_without_class_folders_are_rejected_with_the_key_to_ignore_them(given: Path) -> None:
+    message = error_message(unlabeled(given, ""))
+    assert "test has no class folders (5 images are directly in it)" in message
     assert message.endswith("If its images have no labels, leave it out with data.use_given_test=false")
 
 
-def test_test_images_of_an_unknown_class_are_refused_with_the_key_that_leaves_them_out(given: Path) -> None:
-    message = refused(unlabeled(given, "unknown"))
+def test_test_images_of_an_unknown_class_are_rejected_with_the_key_to_ignore_them(given: Path) -> None:
+    message = error_message(unlabeled(given, "unknown"))
     assert "class 'unknown' has no folder in" in message
     assert message.endswith("If the test images have no labels, leave them out with data.use_given_test=false")
-    assert "use_given_test" not in refused_without_class(given, "val")
+    assert "use_given_test" not in error_without_class(given, "val")
 
 
-def refused_without_class(given: Path, split: str) -> str:
+def error_without_class(given: Path, split: str) -> str:
     write_shapes(given / "test", per_class=2, seed=9)
     shutil.rmtree(given / "test" / "unknown")
     shutil.rmtree(given / split / "circle")
-    return refused(given)
+    return error_message(given)
 
 
 @pytest.mark.parametrize("below", ["", "unknown"])
-def test_a_given_test_folder_is_left_out_before_it_is_looked_into(
-    given: Path, caplog: pytest.LogCaptureFixture, below: str
-) -> None:
+def test_an_unused_test_folder_is_not_listed(given: Path, caplog: pytest.LogCaptureFixture, below: str) -> None:
     caplog.set_level(logging.INFO)
     dataset = load_dataset(FolderConfig(root=str(unlabeled(given, below)), use_given_test=False))
     assert dataset.classes == sorted(SHAPES)
@@ -445,17 +443,17 @@ def test_a_given_test_folder_is_left_out_before_it_is_looked_into(
     assert "data.use_given_test=false: 1: test/ (1)" in caplog.text
 
 
-def test_a_test_folder_beside_the_classes_is_warned_of_and_can_be_left_out(
+def test_a_test_folder_next_to_the_classes_causes_a_warning_and_can_be_left_out(
     shapes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(shapes / "test" / "a.jpg", 77)
     assert folder_table(shapes).classes == [*sorted(SHAPES), "test"]
-    assert "test is taken as a class" in caplog.text
+    assert "test is read as a class" in caplog.text
     assert "data.use_given_test=false" in caplog.text
     assert table_of(FolderConfig(root=str(shapes), use_given_test=False)).classes == sorted(SHAPES)
 
 
-def test_a_split_column_without_labels_for_test_can_be_left_out(tmp_path: Path) -> None:
+def test_an_unlabeled_test_split_of_a_table_can_be_left_out(tmp_path: Path) -> None:
     lines = ["file,label,split"]
     for number in range(12):
         save(tmp_path / f"{number}.png", number)
@@ -474,7 +472,7 @@ def test_a_split_column_without_labels_for_test_can_be_left_out(tmp_path: Path) 
 # The default.
 
 
-def test_mnist5k_writes_itself_once_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnist5k_is_written_once_to_the_given_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     config = Mnist5kConfig(root="~/digits")
     table = table_of(config)

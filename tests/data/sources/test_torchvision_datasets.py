@@ -1,4 +1,4 @@
-"""Data sets of torchvision: read from their files, downloaded, split as their makers did."""
+"""Data sets of torchvision: read from files, downloaded, with their published splits."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_torchvision_data_set_is_read_from_its_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_rgb(images.read(images.paths[7]))[:, :, 0], pictures[7])
 
 
-def test_what_torchvision_lacks_is_split_off_train(tmp_path: Path) -> None:
+def test_missing_splits_are_split_off_train(tmp_path: Path) -> None:
     write_digits(tmp_path / "MNIST" / "raw")
     dataset = load_dataset(TorchvisionConfig(root=str(tmp_path), dataset="MNIST", download=False))
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (50, 10, 20)
     assert not set(dataset.train.paths) & set(dataset.val.paths)
 
 
-def test_a_required_argument_comes_from_kwargs_and_leaves_both_parts(tmp_path: Path) -> None:
+def test_a_required_argument_in_kwargs_is_passed_for_both_splits(tmp_path: Path) -> None:
     write_digits(tmp_path / "EMNIST" / "raw", prefix="emnist-digits-")
     with pytest.raises(UserError, match=r"'split'. Set its arguments with data.kwargs"):
         torchvision_table(tmp_path, "EMNIST")
@@ -78,14 +78,14 @@ def test_a_required_argument_comes_from_kwargs_and_leaves_both_parts(tmp_path: P
     assert {split: len(images) for split, images in table.splits.items()} == {"train": 60, "test": 20}
 
 
-def test_unknown_argument_is_refused(tmp_path: Path) -> None:
+def test_unknown_argument_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unexpected keyword argument 'color'.*data.kwargs"):
         torchvision_table(tmp_path, "CIFAR10", kwargs={"color": True})
 
 
 @pytest.fixture
 def countries(tmp_path: Path) -> Path:
-    """Country211: train, valid and test, asked for by `split`."""
+    """Write Country211, whose splits train, valid and test are selected by `split`."""
     for number, split in enumerate(("train", "valid", "test")):
         for label, name in enumerate(("AD", "ZW")):
             for copy in range(3 + number):
@@ -93,19 +93,19 @@ def countries(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_split_that_a_data_set_has_is_taken(countries: Path) -> None:
+def test_all_splits_of_a_data_set_are_used(countries: Path) -> None:
     table = torchvision_table(countries, "Country211")
     assert {split: len(images) for split, images in table.splits.items()} == {"train": 6, "val": 8, "test": 10}
     assert table.classes == ["AD", "ZW"]
 
 
-def test_a_split_that_the_user_names_is_all_that_there_is(countries: Path) -> None:
+def test_a_split_in_kwargs_is_the_only_split(countries: Path) -> None:
     table = torchvision_table(countries, "Country211", kwargs={"split": "test"})
     assert {split: len(images) for split, images in table.splits.items()} == {"train": 10}
 
 
 def test_a_val_split_that_is_part_of_trainval_does_not_leak_into_train(tmp_path: Path) -> None:
-    # FGVCAircraft asks for trainval by default, which holds val.
+    # The default split of FGVCAircraft is trainval, which contains val.
     data = tmp_path / "fgvc-aircraft-2013b" / "data"
     data.mkdir(parents=True)
     (data / "variants.txt").write_text("707\nA320\n")
@@ -124,7 +124,7 @@ def test_a_val_split_that_is_part_of_trainval_does_not_leak_into_train(tmp_path:
     assert len(set.union(*pixels.values())) == 12
 
 
-def test_classes_with_several_names_keep_them_all(tmp_path: Path) -> None:
+def test_all_names_of_a_class_are_kept(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val")):
         for label, name in enumerate(("n01440764", "n03425413")):
             for copy in range(4):
@@ -138,7 +138,7 @@ def test_classes_with_several_names_keep_them_all(tmp_path: Path) -> None:
     }
 
 
-def test_a_test_split_that_is_published_without_labels_is_left_out(tmp_path: Path) -> None:
+def test_a_test_split_without_labels_is_left_out(tmp_path: Path) -> None:
     root = tmp_path / "clevr" / "CLEVR_v1.0"
     (root / "scenes").mkdir(parents=True)
     for number, split in enumerate(("train", "val", "test")):
@@ -156,24 +156,24 @@ def test_a_test_split_that_is_published_without_labels_is_left_out(tmp_path: Pat
     }
 
 
-def test_unknown_data_set_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+def test_unknown_data_set_is_rejected_with_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no data set 'FashonMNIST'. Did you mean 'FashionMNIST'\?"):
         torchvision_table(tmp_path, "FashonMNIST")
 
 
 @pytest.mark.parametrize("dataset", ["CIFAR10", "FashionMNIST", "USPS", "Flowers102"])
-def test_missing_data_without_download_is_refused_with_the_way_to_get_them(tmp_path: Path, dataset: str) -> None:
+def test_missing_data_are_rejected_with_the_download_option(tmp_path: Path, dataset: str) -> None:
     with pytest.raises(UserError, match=f"{dataset} under {tmp_path}: .*data.download=true") as caught:
         torchvision_table(tmp_path, dataset)
     assert "\n" not in str(caught.value)
 
 
-def test_a_data_set_that_is_not_for_classification_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not give pictures with one class each"):
+def test_a_data_set_that_is_not_for_classification_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its items are not images with one class each"):
         torchvision_table(tmp_path, "FakeData", kwargs={"transform": np.asarray})
 
 
-def test_a_data_set_without_files_needs_no_root() -> None:
+def test_a_generated_data_set_needs_no_root() -> None:
     table = torchvision_table(Path("unused"), "FakeData", kwargs={"size": 9, "image_size": [3, 8, 8], "num_classes": 2})
     assert len(table.splits["train"]) == 9
     assert table.classes == ["0", "1"]
@@ -182,7 +182,7 @@ def test_a_data_set_without_files_needs_no_root() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Callable[[], tuple[str, list[str]]]]:
-    """Serve `tmp_path`/served over HTTP; gives the address and the paths asked for."""
+    """Serve `tmp_path`/served over HTTP; return the address and the list of requested paths."""
     asked: list[str] = []
 
     class Quiet(SimpleHTTPRequestHandler):
@@ -217,7 +217,7 @@ def test_missing_data_are_downloaded_once(
     assert len(asked) == count
 
 
-def test_a_download_that_fails_is_refused_in_one_line(
+def test_a_failed_download_is_reported_in_one_line(
     tmp_path: Path, server: Callable[[], tuple[str, list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, _ = server()
