@@ -10,6 +10,8 @@ report are written to evaluation/<name>-<fingerprint>/. Probabilities are calibr
 
 from __future__ import annotations
 
+from typing import Any
+
 from hydra.core.hydra_config import HydraConfig
 
 from mlops_img.cli import command
@@ -18,10 +20,10 @@ from mlops_img.config.data import DataConfig, EvaluateDataConfig
 from mlops_img.errors import UserError
 
 # Printed in addition to all metrics.
-SHOWN = ("precision_macro", "recall_macro", "ece", "ece_calibrated", "temperature")
+PRINTED = ("precision_macro", "recall_macro", "ece", "ece_calibrated", "temperature")
 # Keys of the group `data` that an evaluation does not use: the preprocessing is that of the training, and another data
 # set is not split.
-NOT_USED = frozenset(
+UNUSED_KEYS = frozenset(
     f"data.{name}"
     for name in (
         "image_size",
@@ -45,49 +47,55 @@ def evaluate(config: EvaluateConfig) -> float:
     Raises:
         UserError: The run, its checkpoint or the split is missing, or the data contain classes unknown to the run.
     """
-    _check_used(config.data)
+    _reject_unused_keys(config.data)
 
-    from mlops_img.evaluation.confidence import with_interval
     from mlops_img.evaluation.evaluator import evaluate_splits, read_pixels, warn_of_few_images
-    from mlops_img.evaluation.metrics import METRICS
-    from mlops_img.evaluation.standalone import evaluate_standalone, open_standalone
+    from mlops_img.evaluation.external import evaluate_external, open_external
     from mlops_img.evaluation.trained import open_trained
     from mlops_img.reporting.results import result_subfolder, write_result
 
-    reading = EvaluateDataConfig(on_bad_image=config.data.on_bad_image, workers=config.data.workers)
-    run = open_trained(config.run, data=reading, train=config.train)
-    other = open_standalone(run, config.data, config.split)
-    place: str | None  # below evaluation/ in the run folder
-    if other is not None:
-        result, images, place = evaluate_standalone(run, other), other.images, other.name
-        origin = f"data set {other.root}"
+    overrides = EvaluateDataConfig(on_bad_image=config.data.on_bad_image, workers=config.data.workers)
+    run = open_trained(config.run, data=overrides, train=config.train)
+    external = open_external(run, config.data, config.split)
+    subfolder: str | None  # below evaluation/ in the run folder
+    if external is not None:
+        result, images, subfolder = evaluate_external(run, external), external.images, external.name
+        origin = f"data set {external.root}"
     else:
         run.config.data.root = config.data.root or run.config.data.root
         own = run.with_data()
         images = own.dataset.split(config.split)
         result = evaluate_splits(None, own.trained, own.evaluator(), own.dataset, [config.split])[config.split]
-        place, origin = result_subfolder(own, result), own.dataset.origins[config.split].text(config.split)
+        subfolder, origin = result_subfolder(own, result), own.dataset.origins[config.split].text(config.split)
     path, report = write_result(
-        run.folder, result, lambda row: read_pixels(images, row, run.trained.preprocessing), place
+        run.folder, result, lambda row: read_pixels(images, row, run.trained.preprocessing), subfolder
     )
     warn_of_few_images(result)
-    print(f"{config.split}.{'n':18}{result['n']}")
-    print(f"{config.split}.{'origin':18}{origin}")
-    for name in (*METRICS, *SHOWN):
-        interval = result["top1_interval"] if name == "top1" else None
-        print(f"{config.split}.{name:18}{with_interval(result[name], interval)}")
+    _print_result(config.split, result, origin)
     print(f"result: {path}")
     print(f"report: {report}")
     return float(result["top1"])
 
 
-def _check_used(data: EvaluateDataConfig) -> None:
+def _print_result(split: str, result: dict[str, Any], origin: str) -> None:
+    """Print the number of images, where they are from, and all metrics."""
+    from mlops_img.evaluation.confidence import with_interval
+    from mlops_img.evaluation.metrics import METRICS
+
+    print(f"{split}.{'n':18}{result['n']}")
+    print(f"{split}.{'origin':18}{origin}")
+    for name in (*METRICS, *PRINTED):
+        interval = result["top1_interval"] if name == "top1" else None
+        print(f"{split}.{name:18}{with_interval(result[name], interval)}")
+
+
+def _reject_unused_keys(data: EvaluateDataConfig) -> None:
     """Raise a UserError for a key on the command line that has no effect."""
     if not isinstance(data, DataConfig) or not HydraConfig.initialized():
         return
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
-        if key in NOT_USED:
+        if key in UNUSED_KEYS:
             raise UserError(f"{key} has no effect: evaluation uses the preprocessing of the training. Remove the key")
 
 

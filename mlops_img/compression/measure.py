@@ -20,7 +20,8 @@ from mlops_img.compression.capture import ExportableModel, example_images
 from mlops_img.core.memory import freed_memory_kept
 from mlops_img.data.batch import Batch
 from mlops_img.evaluation.confidence import top1_interval
-from mlops_img.evaluation.metrics import METRICS, Predictions, evaluation
+from mlops_img.evaluation.metrics import METRICS, Predictions
+from mlops_img.evaluation.result import build_result
 from mlops_img.monitoring.reference import image_statistics
 from mlops_img.preprocessing.transforms import Preprocessing
 
@@ -72,7 +73,7 @@ def run_over(runner: Runner, batches: Iterable[Batch], max_batch: int, *, with_s
 
 def quality(predictions: Predictions, classes: list[str], split: str) -> Quality:
     """Return how good the predictions are; calibration before temperature scaling."""
-    found = evaluation(predictions, classes, paths=[""] * (int(predictions.rows.max()) + 1), temperature=1.0)
+    found = build_result(predictions, classes, paths=[""] * (int(predictions.rows.max()) + 1), temperature=1.0)
     names = ("n", *METRICS, "ece")
     return Quality(
         split=split,

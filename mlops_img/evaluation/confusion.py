@@ -18,7 +18,8 @@ def count_confusion(labels: ArrayLike, predicted: ArrayLike, classes: int) -> cs
     """Count the images of each label (rows) that were predicted as each class (columns), int64 (classes, classes).
 
     Args:
-        labels, predicted: int64 (n,).
+        labels: The class index of each image, int64 (n,).
+        predicted: The predicted class index of each image, int64 (n,).
         classes: The number of classes.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)

@@ -21,8 +21,10 @@ from mlops_img.data.loader import handle_bad_images, loader_workers, make_loader
 from mlops_img.data.sampler import sequential_batches
 from mlops_img.data.skipped import SkippedImages
 from mlops_img.data.sources.base import ImageSet
+from mlops_img.evaluation.calibration import fit_temperature
 from mlops_img.evaluation.confidence import small_split_warning
-from mlops_img.evaluation.metrics import Predictions, evaluation, fit_temperature, predict
+from mlops_img.evaluation.predictions import Predictions, collect_predictions
+from mlops_img.evaluation.result import build_result
 from mlops_img.models.build import build_model
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import read_checkpoint
@@ -69,11 +71,11 @@ class Evaluator:
             device=self.precision.device,
         )
         checked = handle_bad_images(batches, images, skipped if self.skip_bad else None, min_images=0)
-        return predict(model, checked, self.preprocessing, self.precision), skipped.as_dict()
+        return collect_predictions(model, checked, self.preprocessing, self.precision), skipped.as_dict()
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """The model of a run's best checkpoint, ready to predict."""
 
     model: nn.Module
@@ -82,7 +84,7 @@ class Trained:
     fingerprint: str  # of the training data
 
 
-def load_trained(path: Path, precision: Precision) -> Trained:
+def load_trained(path: Path, precision: Precision) -> TrainedModel:
     """Build the model of a checkpoint and load its weights, on the device, in evaluation mode.
 
     Raises:
@@ -96,11 +98,11 @@ def load_trained(path: Path, precision: Precision) -> Trained:
     )
     model.load_state_dict(content["model"])
     model = to_device(model, precision.device, channels_last=settings["train"]["channels_last"])
-    return Trained(model.eval(), content["classes"], preprocessing, content["fingerprint"])
+    return TrainedModel(model.eval(), content["classes"], preprocessing, content["fingerprint"])
 
 
 def evaluate_splits(
-    folder: RunFolder | None, trained: Trained, evaluator: Evaluator, dataset: Dataset, names: Iterable[str]
+    folder: RunFolder | None, trained: TrainedModel, evaluator: Evaluator, dataset: Dataset, names: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
     """Evaluate on the splits, with the temperature fitted on validation, and write evaluation/<split>.json.
 
@@ -112,7 +114,7 @@ def evaluate_splits(
         names: The names of the splits to evaluate.
 
     Returns:
-        The content of evaluation/<split>.json by split; see `mlops_img.evaluation.metrics.evaluation`.
+        The content of evaluation/<split>.json by split; see `mlops_img.evaluation.result.build_result`.
     """
     validation = evaluator.predict(trained.model, dataset.val)
     temperature = fit_temperature(validation[0])
@@ -126,7 +128,7 @@ def evaluate_splits(
             "split": name,
             "origin": dataset.origins[name].as_dict(),
             "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
-            **evaluation(predictions, trained.classes, list(images.paths), temperature),
+            **build_result(predictions, trained.classes, list(images.paths), temperature),
         }
         if folder is not None:
             (folder.path / "evaluation").mkdir(exist_ok=True)

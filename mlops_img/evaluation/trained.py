@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from mlops_img.config.data import CsvConfig, FolderConfig
 from mlops_img.config.plugins import import_plugins
 from mlops_img.config.rules import validate
 from mlops_img.config.train import Config
+from mlops_img.core.files import read_json
 from mlops_img.core.precision import Precision, choose_device, choose_precision, set_tf32
 from mlops_img.data.dataset import Dataset, load_dataset
 from mlops_img.errors import UserError
-from mlops_img.evaluation.evaluator import Evaluator, Trained, load_trained
+from mlops_img.evaluation.calibration import fit_temperature
+from mlops_img.evaluation.evaluator import Evaluator, TrainedModel, load_trained
 from mlops_img.runs.folder import RunFolder, load_config
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ class TrainedRun:
     folder: RunFolder
     config: Config
     precision: Precision
-    trained: Trained
+    trained: TrainedModel
 
     def evaluator(self) -> Evaluator:
         """Return an evaluator with the preprocessing and the settings of the run."""
@@ -54,6 +57,28 @@ class TrainedRun:
                 self.config.data.root,
             )
         return FinishedRun(self.folder, self.config, self.precision, self.trained, dataset)
+
+    def temperature(self) -> float:
+        """Return the temperature that the training fitted on the validation images of the run.
+
+        If summary.json does not hold it, it is fitted again; without the validation images it is 1, no calibration.
+        """
+        try:
+            stored = read_json(self.folder.summary).get("temperature")
+        except ValueError:
+            stored = None
+        if isinstance(stored, float) and stored > 0:
+            return stored
+        try:
+            own = self.with_data()
+        except UserError as error:
+            log.warning(
+                "%s has no temperature, and it cannot be fitted again: the probabilities are not calibrated (%s)",
+                self.folder.summary,
+                re.sub(r"\s+", " ", str(error)),
+            )
+            return 1.0
+        return fit_temperature(own.evaluator().predict(own.trained.model, own.dataset.val)[0])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from mlops_img.core.precision import Precision
 from mlops_img.data.batch import Batch
 from mlops_img.errors import UserError
+from mlops_img.evaluation.calibration import fit_temperature
 from mlops_img.evaluation.confusion import (
     confused_pairs,
     count_confusion,
@@ -24,14 +25,9 @@ from mlops_img.evaluation.confusion import (
     read_confusion,
     store_confusion,
 )
-from mlops_img.evaluation.metrics import (
-    WORST_MISTAKES,
-    Predictions,
-    evaluation,
-    fit_temperature,
-    predict,
-    summarize,
-)
+from mlops_img.evaluation.metrics import Predictions, summarize
+from mlops_img.evaluation.predictions import collect_predictions
+from mlops_img.evaluation.result import MAX_MISTAKES, build_result
 from mlops_img.preprocessing.transforms import Preprocessing
 
 CPU_FP32 = Precision(torch.device("cpu"), torch.float32)
@@ -56,7 +52,7 @@ def random_predictions(seed: int, classes: int = 10, count: int = 400, present: 
 
 def evaluate(predictions: Predictions, temperature: float = 1.0) -> dict[str, Any]:
     count, classes = predictions.logits.shape
-    return evaluation(predictions, names(classes), paths(count), temperature)
+    return build_result(predictions, names(classes), paths(count), temperature)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -154,7 +150,7 @@ def test_mistakes_are_sorted_by_confidence() -> None:
     predictions = random_predictions(1, count=500)
     result = evaluate(predictions, temperature=2.0)
     mistakes = result["mistakes"]
-    assert len(mistakes) == WORST_MISTAKES
+    assert len(mistakes) == MAX_MISTAKES
     confidences = [mistake["confidence"] for mistake in mistakes]
     assert confidences == sorted(confidences, reverse=True)
     wrong = predictions.logits.argmax(1) != predictions.labels
@@ -216,7 +212,7 @@ def test_confused_pairs_are_sorted_by_count_and_then_by_share() -> None:
 def test_metrics_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = random_predictions(0, classes=30, count=401)
     whole = evaluate(predictions, fit_temperature(predictions))
-    monkeypatch.setattr("mlops_img.evaluation.metrics.PART_VALUES", 100)
+    monkeypatch.setattr("mlops_img.evaluation.predictions.CHUNK_VALUES", 100)
     parts = evaluate(predictions, fit_temperature(predictions))
     for name in ("loss", "ece", "ece_calibrated", "temperature"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-9)
@@ -272,7 +268,7 @@ def test_predict_runs_each_image_once_in_evaluation_mode_and_does_not_change_the
     model = Brightness()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     given = batches(5, 5, 1)
-    predictions = predict(model, given, SQUARE, CPU_FP32)
+    predictions = collect_predictions(model, given, SQUARE, CPU_FP32)
     assert model.seen == [(5, False, torch.float32), (5, False, torch.float32), (1, False, torch.float32)]
     assert predictions.rows.tolist() == list(range(11))
     assert torch.equal(predictions.labels, torch.cat([batch.labels for batch in given]))
@@ -284,14 +280,14 @@ def test_predict_runs_each_image_once_in_evaluation_mode_and_does_not_change_the
 
 def test_predict_keeps_a_model_in_evaluation_mode() -> None:
     model = Brightness().eval()
-    predict(model, batches(2), SQUARE, CPU_FP32)
+    collect_predictions(model, batches(2), SQUARE, CPU_FP32)
     assert not model.training
 
 
 def test_logits_of_bf16_predictions_are_float32() -> None:
     precision = Precision(torch.device("cpu"), torch.bfloat16)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    predictions = predict(model, batches(4), SQUARE, precision)
+    predictions = collect_predictions(model, batches(4), SQUARE, precision)
     assert predictions.logits.dtype == torch.float32
     assert torch.equal(predictions.logits, predictions.logits.bfloat16().float())
 
@@ -300,4 +296,4 @@ def test_diverged_weights_are_a_user_error() -> None:
     layer = nn.Linear(48, 3)
     nn.init.constant_(layer.weight, float("nan"))
     with pytest.raises(UserError, match=r"logits for 4 of 4 images are not finite.*optim\.lr"):
-        predict(nn.Sequential(nn.Flatten(), layer), batches(4), SQUARE, CPU_FP32)
+        collect_predictions(nn.Sequential(nn.Flatten(), layer), batches(4), SQUARE, CPU_FP32)

@@ -69,7 +69,7 @@ def assert_same(one: Any, other: Any, place: str = "") -> None:
 
 @pytest.fixture
 def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of `RANDOM` that nothing interrupted; not to be changed."""
+    """Return an uninterrupted run of `RANDOM`. Read-only."""
 
     def make(root: Path) -> None:
         assert train(*RANDOM, f"hydra.run.dir={root}/run").code == 0
@@ -79,7 +79,7 @@ def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stopped(train: Train, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that stopped after its first step, the test's own to go on with: runs/a."""
+    """Return runs/a, a copy of a run that stopped after its first step, which the test may resume."""
 
     def make(root: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
