@@ -147,8 +147,8 @@ def open_vino(path: Path) -> Runner:
     )
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        said = model(images.contiguous().numpy())
-        return torch.from_numpy(said[0]), torch.from_numpy(said[1])
+        outputs = model(images.contiguous().numpy())
+        return torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1])
 
     return run
 

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse the options; an unknown one is told from a mistyped one."""
+        """Parse the options; the error of an unknown one suggests the nearest."""
         known, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             name = unknown[0].split("=")[0]
@@ -218,7 +218,7 @@ def take_turns(name: str, contenders: Mapping[str, Turn], rounds: int, warmup: i
 
 
 def rate_rows(unit: str, rates: Mapping[str, Sequence[float]], goals: Mapping[str, float]) -> list[tuple[str, Figures]]:
-    """Return a row for each contender: its median rate and the ratio of ours, which comes first, to it.
+    """Return a row for each contender: its median rate, and the ratio of ours (the first row) to it.
 
     Args:
         unit: the name of the figure.
@@ -244,15 +244,15 @@ def rate_rows(unit: str, rates: Mapping[str, Sequence[float]], goals: Mapping[st
 
 def run_benchmark(name: str, main: Callable[[], None]) -> NoReturn:
     """Run a benchmark, say in one line why it ended early, and leave with its exit code."""
-    code, said = EXIT_OK, None
+    code, message = EXIT_OK, None
     try:
         main()
     except MissingPackageError as reason:
         print(f"skipped: {reason}", flush=True)
     except UserError as error:
-        code, said = EXIT_USER_ERROR, f"{name}: {error}"
+        code, message = EXIT_USER_ERROR, f"{name}: {error}"
     except KeyboardInterrupt:
-        code, said = INTERRUPTED, f"{name}: interrupted: no figures were kept"
-    if said is not None:
-        tqdm.write(said, file=sys.stderr)
+        code, message = INTERRUPTED, f"{name}: interrupted: no figures were kept"
+    if message is not None:
+        tqdm.write(message, file=sys.stderr)
     sys.exit(code)

@@ -68,7 +68,7 @@ def turns(title: str, contenders: Sequence[str], rounds: int, warmup: int = 0) -
     order = [(number, label) for number in range(1 - warmup, rounds + 1) for label in contenders]
     taken: dict[str, list[float]] = {label: [] for label in contenders}
     terminal = sys.stderr.isatty()
-    said = float("-inf")
+    last_line = float("-inf")
     form = "{desc} |{bar:20}| {n_fmt} of {total_fmt} turns"
     with tqdm(total=len(order), bar_format=form, disable=not terminal, leave=False, dynamic_ncols=True) as bar:
         for place, (number, label) in enumerate(order):
@@ -78,9 +78,9 @@ def turns(title: str, contenders: Sequence[str], rounds: int, warmup: int = 0) -
             )
             bar.set_description_str(text)
             start = time.perf_counter()
-            if not terminal and start - said >= LINE_SECONDS:
+            if not terminal and start - last_line >= LINE_SECONDS:
                 print(text, file=sys.stderr, flush=True)
-                said = start
+                last_line = start
             yield number, label
             taken[label].append(time.perf_counter() - start)
             bar.update()

@@ -38,7 +38,7 @@ class Strict(BaseModel):
 
 
 class InstructionSets(Strict):
-    """Whether the processor has each; None where nobody recorded it."""
+    """Whether the processor has each; None where it was not recorded."""
 
     avx2: bool | None
     avx512f: bool | None

@@ -99,12 +99,12 @@ def why_not(name: str, options: argparse.Namespace) -> str | None:
 
 def command(entry: Entry, options: argparse.Namespace) -> list[str]:
     """Return how it is started."""
-    said = [sys.executable, str(HERE / entry.script), *entry.flags]
+    arguments = [sys.executable, str(HERE / entry.script), *entry.flags]
     for name in entry.takes:
         value = getattr(options, name)
         if value is not None:
-            said += [f"--{name.replace('_', '-')}", str(value)]
-    return [*said, "--keep"] if options.keep else said
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return [*arguments, "--keep"] if options.keep else arguments
 
 
 def run(name: str, call: list[str], summary: Summary) -> None:

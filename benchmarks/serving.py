@@ -87,7 +87,7 @@ def server(port: int, health: str, *command: str | Path, **environment: str) -> 
             try:
                 with urlopen(f"http://127.0.0.1:{port}{health}", timeout=5):
                     break
-            except (OSError, HTTPException):  # nobody listens yet, or it is not ready
+            except (OSError, HTTPException):  # not listening yet, or not ready
                 time.sleep(0.02)
         if process.poll() is not None:
             raise UserError(f"{' '.join(map(str, command))} ended before it answered: start it by hand to see why")
@@ -192,7 +192,7 @@ def contenders(bundle: Path, port: int, running: ExitStack) -> list[Contender[Se
 def rows(
     taken: dict[tuple[str, int], list[tuple[float, float, float]]], clients: int, names: list[str]
 ) -> list[tuple[str, Figures]]:
-    """Return the figures of each server under so many clients; what we want is said of the most."""
+    """Return the figures of each server under so many clients; goals are set for the largest number."""
     rates = {name: [turn[0] for turn in taken[name, clients]] for name in names}
     found = rate_rows("requests_per_second", rates, GOALS if clients == max(CLIENTS) else {})
     return [

@@ -62,9 +62,9 @@ def caption(result: Result) -> str:
     """Return the machine, the date, n, the settings and what was left out."""
     n = "one run" if result.rounds == 1 else f"n = {result.rounds}"
     settings = {key: value for key, value in result.settings.items() if value is not None and value is not False}
-    said = [f"{result.machine.describe()}; {result.date}; {n}", title("", settings).removeprefix(", ")]
-    said += [f"left out: {what} ({why})" for what, why in result.skipped.items()]
-    return fill("; ".join(said) + ":", width=120, break_long_words=False, break_on_hyphens=False)
+    parts = [f"{result.machine.describe()}; {result.date}; {n}", title("", settings).removeprefix(", ")]
+    parts += [f"left out: {what} ({why})" for what, why in result.skipped.items()]
+    return fill("; ".join(parts) + ":", width=120, break_long_words=False, break_on_hyphens=False)
 
 
 def table(head: Line, lines: Sequence[Line]) -> str:
@@ -182,8 +182,8 @@ def serving_endurance(result: Result) -> str:
     last = len(memory) - 1
     points = sorted({0, *((last + 1) * quarter // 4 - 1 for quarter in (1, 2, 3)), last} - {-1})
     lines = [[memory[at].figures["requests"], memory[at].figures["memory_mb"]] for at in points]
-    said = [[name.replace("_", " "), number(value)] for name, value in overload[0].figures.items()]
-    return f"{table(['requests', 'memory, MB'], lines)}\n{table(['overload', ''], said)}"
+    parts = [[name.replace("_", " "), number(value)] for name, value in overload[0].figures.items()]
+    return f"{table(['requests', 'memory, MB'], lines)}\n{table(['overload', ''], parts)}"
 
 
 def finetune(result: Result) -> str:

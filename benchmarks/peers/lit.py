@@ -32,8 +32,12 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]
         return list(output.split(1))
 
     def encode_response(self, output: torch.Tensor) -> dict[str, Any]:
-        (said,) = self.model.interpret(output)
-        return {"label": said.label, "probability": said.probability, "top_k": [each.label for each in said.top_k]}
+        (prediction,) = self.model.interpret(output)
+        return {
+            "label": prediction.label,
+            "probability": prediction.probability,
+            "top_k": [each.label for each in prediction.top_k],
+        }
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from mlops_img.monitoring.reference import FILE, STATISTICS, image_statistics, w
 from tests.bundle.test_programs import plain
 
 
-def said(predicted: list[int], labels: list[int]) -> Predictions:
+def predictions_of(predicted: list[int], labels: list[int]) -> Predictions:
     return Predictions(torch.eye(3)[predicted], torch.tensor(labels), torch.arange(len(labels)))
 
 
@@ -58,21 +58,21 @@ def test_weights_have_7_bits_without_vnni(monkeypatch: pytest.MonkeyPatch, has: 
 
 def test_drop_is_in_points_with_a_paired_interval() -> None:
     labels = [0, 1, 2, 0] * 250
-    before = said(labels, labels)
+    before = predictions_of(labels, labels)
     wrong = labels.copy()
     wrong[:20] = [(label + 1) % 3 for label in wrong[:20]]
-    drop, (low, high) = top1_drop(before, said(wrong, labels), seed=0)
+    drop, (low, high) = top1_drop(before, predictions_of(wrong, labels), seed=0)
     assert drop == pytest.approx(2.0)
     # of a share of 2 % of 1,000 images: 1.96 standard errors are 0.87 points
     assert low == pytest.approx(1.13, abs=0.15)
     assert high == pytest.approx(2.87, abs=0.15)
     assert top1_drop(before, before, seed=0) == (0.0, (0.0, 0.0))
-    assert top1_drop(said(wrong, labels), before, seed=0)[0] == pytest.approx(-2.0), "a gain is negative"
+    assert top1_drop(predictions_of(wrong, labels), before, seed=0)[0] == pytest.approx(-2.0), "a gain is negative"
 
 
 def test_cosine_is_the_mean_over_images() -> None:
     labels = [0, 1]
-    assert cosine(said([0, 1], labels), said([0, 2], labels)) == pytest.approx(0.5)
+    assert cosine(predictions_of([0, 1], labels), predictions_of([0, 2], labels)) == pytest.approx(0.5)
 
 
 def built(rate: float, drop: float | None) -> BuiltCandidate:

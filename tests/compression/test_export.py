@@ -130,9 +130,9 @@ def test_fp32_bundle_equals_evaluation_of_the_run(command: Command, run: Path, t
     from mlops_img.runs.folder import load_config
 
     test = load_dataset(load_config(run / "config.yaml").data).test
-    said = [prediction.index for prediction in model.predict(test.paths)]
-    right = sum(index == label for index, label in zip(said, test.labels.tolist(), strict=True))
-    assert right / len(said) == evaluation["top1"]
+    predicted = [prediction.index for prediction in model.predict(test.paths)]
+    right = sum(index == label for index, label in zip(predicted, test.labels.tolist(), strict=True))
+    assert right / len(predicted) == evaluation["top1"]
     assert not list(tmp_path.glob("*.log"))
 
 
@@ -200,7 +200,7 @@ def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:  # ty
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda bundle: (bundle / "weights.safetensors").unlink(), "weights.safetensors is missing"),
         (lambda bundle: (bundle / "extra.pkl").write_bytes(b"x"), "extra.pkl does not belong"),
@@ -219,7 +219,7 @@ def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:  # ty
     ],
 )
 def test_damaged_bundle_is_refused_by_name(
-    command: Command, bundle: Path, damage: Callable[[Path], object], said: str
+    command: Command, bundle: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(bundle)
     outcome = command("mlops_img.benchmark", f"bundle={bundle}")
@@ -227,7 +227,7 @@ def test_damaged_bundle_is_refused_by_name(
     assert len(outcome.err.splitlines()) == 1
     import re
 
-    assert re.search(said, outcome.err), outcome.err
+    assert re.search(message, outcome.err), outcome.err
 
 
 def cut(path: Path) -> None:
@@ -293,7 +293,7 @@ def test_killed_export_leaves_no_bundle(command: Command, run: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("run=nowhere",), "run=nowhere: there is no run"),
         (("quantize=tiny",), "quantize=tiny: there is no such option"),
@@ -305,12 +305,12 @@ def test_killed_export_leaves_no_bundle(command: Command, run: Path, monkeypatch
         (("quantize.keep_fp32=[conv7]",), "the model has no layer 'conv7'. Did you mean"),
     ],
 )
-def test_user_errors_are_one_line(command: Command, run: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_user_errors_are_one_line(command: Command, run: Path, arguments: tuple[str, ...], message: str) -> None:
     given = {argument.split("=")[0] for argument in arguments}
     defaults = [argument for argument in (f"run={run}", "bundles=bundles") if argument.split("=")[0] not in given]
     outcome = command("mlops_img.export", *arguments, *defaults)
     assert outcome.code == EXIT_USER_ERROR, outcome.err
-    assert said in outcome.err
+    assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
 

@@ -21,7 +21,7 @@ def test_class_is_found_by_its_name_as_yaml_parses_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "classes", "said"),
+    ("key", "classes", "message"),
     [
         (True, ["yes", "on"], "True can mean the classes 'yes' and 'on'"),
         (1, ["1", "01"], "1 can mean the classes '1' and '01'"),
@@ -29,7 +29,7 @@ def test_class_is_found_by_its_name_as_yaml_parses_it(name: str) -> None:
         ("cta", ["cat", "dog"], "there is no class 'cta'. Did you mean 'cat'?"),
     ],
 )
-def test_ambiguous_class_is_one_line(key: Any, classes: list[str], said: str) -> None:
+def test_ambiguous_class_is_one_line(key: Any, classes: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         find_class("loss.class_weights", key, classes)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

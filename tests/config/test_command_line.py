@@ -112,7 +112,7 @@ def test_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch, key: str, value: str
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["optim.lr", "=0.1"], "optim.lr: this is not key=value"),
         (["=0.1"], "the key is missing"),
@@ -128,10 +128,10 @@ def test_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch, key: str, value: str
         (["tracking.project=R&D"], "'tracking.project=\"R&D\"'"),
     ],
 )
-def test_unreadable_argument_is_one_line(arguments: list[str], said: str) -> None:
+def test_unreadable_argument_is_one_line(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         prepare_arguments(arguments, PATHS)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 

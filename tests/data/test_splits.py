@@ -1,4 +1,4 @@
-"""Splits of ours: even over the classes, stable, and with the copies of an image on one side."""
+"""Splits that are split off train: even over the classes, stable, and with the copies of an image in one split."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def split_of_each(table: Table, root: Path) -> dict[str, str]:
 
 
 def in_memory(sizes: Mapping[str, int], extra: Sequence[str] = ()) -> Table:
-    """A table of images that nobody reads: `sizes` of each class, and some more of the first one."""
+    """A table of images that are never read: `sizes` of each class, and some more of the first one."""
     index = {name: number for number, name in enumerate(sizes)}
     names = [f"{name}/{number:05}" for name, size in sizes.items() for number in range(size)] + list(extra)
     labels = np.array([index[name.split("/")[0]] for name in names])

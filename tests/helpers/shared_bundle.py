@@ -66,7 +66,7 @@ def train_and_export(write_shapes: Callable[..., Path]) -> Callable[[Path], None
         train = [*data, *net, "tracking=none", f"hydra.run.dir={root}/run", f"runs_dir={root}"]
         where = (f"run={root}/run", f"bundles={root}/bundles")
         export = [*where, *PORTABLE, "export.max_accuracy_drop=100", "export.onnx=true"]
-        said = python("-c", COMMANDS, json.dumps({"mlops_img.train": train, "mlops_img.export": export}))
-        assert "int8-static" in said
+        output = python("-c", COMMANDS, json.dumps({"mlops_img.train": train, "mlops_img.export": export}))
+        assert "int8-static" in output
 
     return make

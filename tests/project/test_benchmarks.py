@@ -122,9 +122,9 @@ def test_contender_without_its_package_is_skipped_with_the_pip_line(capsys: pyte
     assert list(ready) == ["ours"]
     benchmark.compare(ready, 1, warmup=0, goals={"peer": 1.0})
     benchmark.finish(kept=False)
-    said = "no_such_package_1 is not installed: pip install -c constraints.txt no_such_package_1"
-    assert f"skipped: fake, peer: {said}\n" in capsys.readouterr().out
-    assert benchmark.result().skipped == {"peer": said}
+    message = "no_such_package_1 is not installed: pip install -c constraints.txt no_such_package_1"
+    assert f"skipped: fake, peer: {message}\n" in capsys.readouterr().out
+    assert benchmark.result().skipped == {"peer": message}
     assert [row.contender for row in benchmark.result().cases[0].rows] == ["ours"]
 
 
@@ -190,7 +190,7 @@ def test_scripts_know_the_options_that_they_are_started_with(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
         (["--rounds"], "argument --rounds: expected one argument"),
@@ -199,11 +199,11 @@ def test_scripts_know_the_options_that_they_are_started_with(
     ],
 )
 def test_wrong_options_are_one_line_and_exit_code_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert leaves(lambda: options_of("doc", rounds=3).parse_args(arguments)) == 2
     error = capsys.readouterr().err
-    assert said.removesuffix(".") in error
+    assert message.removesuffix(".") in error
     assert error.count("\n") == 1
 
 
@@ -394,15 +394,15 @@ def test_ratios_are_rounded_half_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("<!-- table: train_lop -->\n<!-- end -->\n", "Did you mean 'train_loop'"),
         ("<!-- table: serving -->\n", "has no <!-- end -->"),
         ("<!-- table: serving -->\n<!-- table: train_loop -->\n<!-- end -->\n", "has no <!-- end -->"),
     ],
 )
-def test_marker_that_is_wrong_is_refused(text: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_marker_that_is_wrong_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         tables.generate(text)
 
 

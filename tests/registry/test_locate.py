@@ -34,7 +34,7 @@ LOCATION = f"gs://{BUCKET}/bundles/shapes-1"
 def server() -> Iterator[str]:
     """The address of the emulator, with an empty bucket."""
     with FakeGCSServer() as running:
-        # Its log goes into a pipe that nobody else reads, and once that is full it answers no more.
+        # Its log goes into a pipe that must be read: once it is full, the server stops answering.
         threading.Thread(target=running._process.stderr.read, daemon=True).start()
         storage.Client().create_bucket(BUCKET)
         yield running.url
@@ -174,7 +174,7 @@ WEIGHTS = "weights.safetensors"
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (take("manifest.json"), f"there is no {LOCATION}/manifest.json"),
         (take(WEIGHTS), f"there is no {LOCATION}/{WEIGHTS}"),
@@ -184,13 +184,13 @@ WEIGHTS = "weights.safetensors"
     ],
 )
 def test_damaged_or_incomplete_download_leaves_nothing(
-    bucket: storage.Bucket, portable: Path, damage: Callable[[storage.Bucket], object], said: str
+    bucket: storage.Bucket, portable: Path, damage: Callable[[storage.Bucket], object], message: str
 ) -> None:
     upload(bucket, portable)
     damage(bucket)
     with pytest.raises(UserError) as raised:
         local_bundle(LOCATION)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not cached()
 
