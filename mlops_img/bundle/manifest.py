@@ -13,8 +13,10 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 # 2: Quality.top1_interval. 3: license, gray and color_balance in American spelling; older ones are still read.
 FORMAT = 3
 
-# A name of `mlops_img.compression.forms`, e.g. fp32, bf16, int8-dynamic, int8-static; it is part of file names.
-PrecisionName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
+# What a program computes in, e.g. fp32, bf16, int8-dynamic, int8-static. The exporter defines the names
+# (`mlops_img.compression.forms`); they are parts of file names.
+PRECISION_PATTERN = "^[a-z0-9][a-z0-9-]*$"
+PrecisionName = Annotated[str, Field(pattern=PRECISION_PATTERN)]
 
 
 def _inside(name: str) -> str:
@@ -107,11 +109,11 @@ class Quality(Record):
         top1, top5, f1_macro, loss, ece: as in a run's summary; ece before temperature scaling.
         top1_interval: of top1, 95 %; None in bundles of format 1.
 
-    Metrics that a plugin registered are further attributes, all of them numbers.
+    Metrics of plugins are extra attributes: numbers, or None where a metric is not finite.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
-    __pydantic_extra__: dict[str, float] = Field(init=False)
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
 
     split: str
     n: int

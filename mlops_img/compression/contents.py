@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from mlops_img.data.sources.split_origin import noted_splits
 from mlops_img.evaluation.calibration import fit_temperature
 from mlops_img.evaluation.confidence import with_interval
 from mlops_img.evaluation.evaluator import read_pixels
+from mlops_img.evaluation.metrics import METRICS
 from mlops_img.evaluation.trained import FinishedRun
 from mlops_img.monitoring.reference import write_reference
 from mlops_img.reporting.pictures import shrink
@@ -168,6 +169,27 @@ def candidates_table(candidates: Sequence[Candidate]) -> str:
     return markdown_table([HEAD, *(_row(candidate) for candidate in candidates)])
 
 
+def metrics_table(manifest: Manifest) -> str:
+    """Return every metric of `METRICS` as a Markdown table: on validation and, if there was one, on the test split."""
+    columns = {
+        "validation, before compression": manifest.before.model_dump(),
+        "validation, as exported": manifest.after.model_dump(),
+    }
+    if manifest.test:
+        columns["test, before compression"] = manifest.test
+    rows = [("", *columns), ("Images", *(f"{column['n']:,.0f}" for column in columns.values()))]
+    for name, metric in METRICS.items():
+        rows.append((metric.label, *(_cell(column, name) for column in columns.values())))
+    return markdown_table(rows)
+
+
+def _cell(measured: Mapping[str, Any], name: str) -> str:
+    value = measured.get(name)
+    if value is None:
+        return ""
+    return with_interval(value, measured.get("top1_interval") if name == "top1" else None)
+
+
 def write_model_card(folder: Path, manifest: Manifest) -> None:
     """Write README.md: what the model is, how good, how fast, where it came from."""
     environment = Environment(
@@ -180,8 +202,8 @@ def write_model_card(folder: Path, manifest: Manifest) -> None:
     page = environment.get_template("model_card.md.j2").render(
         manifest=manifest,
         table=candidates_table(manifest.candidates),
+        metrics=metrics_table(manifest),
         splits=noted_splits(manifest.provenance["trained"]),
-        with_interval=with_interval,
     )
     write_text(folder / "README.md", page)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -72,13 +73,15 @@ def run_over(runner: Runner, batches: Iterable[Batch], max_batch: int, *, with_s
 
 
 def quality(predictions: Predictions, classes: list[str], split: str) -> Quality:
-    """Return how good the predictions are; calibration before temperature scaling."""
-    found = build_result(predictions, classes, paths=[""] * (int(predictions.rows.max()) + 1), temperature=1.0)
-    names = ("n", *METRICS, "ece")
+    """Compute every metric of `METRICS`, and the calibration error before temperature scaling."""
+    result = build_result(predictions, classes, paths=[""] * (int(predictions.rows.max()) + 1), temperature=1.0)
+    metrics = {name: float(result[name]) for name in (*METRICS, "ece")}
     return Quality(
         split=split,
-        top1_interval=top1_interval(found["top1"], found["n"]),
-        **{name: found[name] for name in names},
+        n=result["n"],
+        top1_interval=top1_interval(result["top1"], result["n"]),
+        # JSON has no NaN: a metric of a plugin may be undefined for a split.
+        **{name: value if math.isfinite(value) else None for name, value in metrics.items()},  # type: ignore[arg-type]
     )
 
 
