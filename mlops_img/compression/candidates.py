@@ -58,7 +58,9 @@ def build_and_measure(context: ExportContext, form: Form, folder: Path) -> Built
     for kept in _layers_to_keep(context, form):
         log.info("building %s%s", form.precision, f" with {_named(kept)} in fp32" if kept else "")
         try:
-            program = form.build(context, kept)
+            program: object = form.build(context, kept)
+            if not isinstance(program, ExportedProgram):
+                raise TypeError(f"it returned {type(program).__name__}, not torch.export.ExportedProgram")
         except Exception as error:  # PyTorch's tracing and quantizing fail in many ways, and the others may work
             log.debug("%s", form.precision, exc_info=True)
             note = f"cannot be built: {' '.join(str(error).split())[:200]}"
@@ -69,6 +71,8 @@ def build_and_measure(context: ExportContext, form: Form, folder: Path) -> Built
         if drop <= context.max_drop:
             break
         log.info("top-1 fell by %.2f points", drop)
+    if not outputs.predictions.logits.isfinite().all():
+        return BuiltCandidate(Candidate(precision=form.precision, note="its logits are not finite"))
     candidate = Candidate(
         precision=form.precision,
         quality=quality(outputs.predictions, context.classes, "val"),

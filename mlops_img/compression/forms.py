@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from mlops_img.bundle.manifest import PRECISION_PATTERN
 from mlops_img.compression.capture import ExportableModel, capture, example_images
 from mlops_img.compression.context import ExportContext
 from mlops_img.compression.quantize import quantize
@@ -61,7 +63,19 @@ def form(
     quantized: tuple[type[nn.Module], ...] = (),
     note: Callable[[ExportContext], str] = _no_note,
 ) -> Callable[[B], B]:
-    """Register a form, so that `quantize.name` can name it and `quantize=auto` tries it; arguments as of `Form`."""
+    """Register a form, so that `quantize.name` can name it and `quantize=auto` tries it; arguments as of `Form`.
+
+    Raises:
+        ValueError: the precision cannot be part of a file name, or another form has it.
+    """
+    if not re.fullmatch(PRECISION_PATTERN, precision) or precision.endswith("-compiled"):
+        raise ValueError(
+            f"form {name!r}: precision={precision!r} is part of file names: use lower-case letters, digits and '-', "
+            "and no '-compiled' at the end"
+        )
+    for other, entry in FORMS.items():
+        if entry.precision == precision and other != name:
+            raise ValueError(f"form {name!r}: precision={precision!r} is that of the form {other!r}. Choose another")
 
     def register(build: B) -> B:
         FORMS[name] = Form(precision, build, unsupported_reason, quantized, note)

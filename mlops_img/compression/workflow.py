@@ -119,7 +119,7 @@ def _choose(built: list[BuiltCandidate], context: ExportContext, config: ExportC
     if chosen is not None:
         return chosen
     failed = built[-1].candidate
-    wanted = f"quantize={config.quantize.name}"
+    wanted = f"quantize.name={config.quantize.name}"
     if failed.top1_drop is None:
         raise UserError(f"{wanted}: {failed.note}. Use quantize=auto")
     images = len(context.before.predictions.labels)
