@@ -26,6 +26,7 @@ from mlops_img.compression.measure import (
     seconds_per_call,
     top1_drop,
 )
+from mlops_img.core.text import shortened_list
 
 THROUGHPUT_BATCH = 16
 SENSITIVITY_IMAGES = 32
@@ -148,5 +149,4 @@ def _eager(program: ExportedProgram) -> Runner:
 
 
 def _named(layers: list[str]) -> str:
-    names = [name.removeprefix("model.") for name in layers]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return shortened_list([name.removeprefix("model.") for name in layers], 3)

@@ -28,7 +28,7 @@ HEAD = ("program", "batch", "p50 ms", "p99 ms", "images/s", "calls")
 
 
 @dataclass(frozen=True)
-class Timing:
+class ProgramTiming:
     """Calls of one program with one batch size; times in milliseconds."""
 
     program: str
@@ -39,7 +39,7 @@ class Timing:
     calls: int
 
 
-def measure_bundle(config: BenchmarkConfig) -> list[Timing]:
+def measure_bundle(config: BenchmarkConfig) -> list[ProgramTiming]:
     """Time the programs of a bundle in turns, so that a machine whose speed drifts slows all alike.
 
     Raises:
@@ -65,8 +65,11 @@ def measure_bundle(config: BenchmarkConfig) -> list[Timing]:
     return [_timing(name, batch, seconds) for (name, batch), seconds in sorted(taken.items())]
 
 
-def show(timings: list[Timing], config: BenchmarkConfig) -> None:
-    """Print the table, and write it as <bundle>.benchmark.json and .png: to `output`, else beside a local bundle."""
+def show(timings: list[ProgramTiming], config: BenchmarkConfig) -> None:
+    """Print the table, and write it as <bundle>.benchmark.json and .png: to `output`, else beside a local bundle.
+
+    Without `output`, the files of a downloaded bundle are written to the working directory.
+    """
     rows = [HEAD] + [
         (
             one.program,
@@ -80,8 +83,8 @@ def show(timings: list[Timing], config: BenchmarkConfig) -> None:
     ]
     print(text_table(rows))
     folder = Path(config.bundle).resolve()
-    beside = folder.with_name(f"{folder.name}.benchmark") if folder.is_dir() else Path("benchmark")
-    base = Path(config.output) if config.output else beside
+    name = f"{folder.name.replace(':', '-')}.benchmark"
+    base = Path(config.output) if config.output else folder.with_name(name) if folder.is_dir() else Path(name)
     figure = png_bytes(latency_figure([asdict(one) for one in timings]))
     write_json(
         base.with_name(f"{base.name}.json"),
@@ -97,6 +100,6 @@ def show(timings: list[Timing], config: BenchmarkConfig) -> None:
     print(f"written: {base}.json, {base}.png")
 
 
-def _timing(program: str, batch: int, seconds: list[float]) -> Timing:
+def _timing(program: str, batch: int, seconds: list[float]) -> ProgramTiming:
     p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
-    return Timing(program, batch, float(p50), float(p99), 1e3 * batch / float(p50), len(seconds))
+    return ProgramTiming(program, batch, float(p50), float(p99), 1e3 * batch / float(p50), len(seconds))

@@ -1,8 +1,14 @@
-"""Format tables as text."""
+"""Format tables and lists as text."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+
+
+def shortened_list(items: Sequence[str], most: int, *, separator: str = ", ") -> str:
+    """Return the first items, at most `most`, and how many more there are: "a, b and 1,203 more"."""
+    more = len(items) - most
+    return separator.join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def text_table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:

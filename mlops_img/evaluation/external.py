@@ -13,6 +13,7 @@ import numpy as np
 
 from mlops_img.config.data import DataConfig, EvaluateDataConfig, TorchvisionConfig
 from mlops_img.config.rules import validate
+from mlops_img.core.text import shortened_list
 from mlops_img.data.dataset import fingerprint
 from mlops_img.data.duplicates import ContentIndex
 from mlops_img.data.sources.base import ImageSet, Table, read_file
@@ -143,8 +144,7 @@ def _with_run_labels(run: TrainedRun, images: ImageSet, table: Table, config: Da
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED_CLASSES} more" if len(names) > NAMED_CLASSES else ""
-    return f"{', '.join(map(repr, names[:NAMED_CLASSES]))}{more}"
+    return shortened_list([repr(name) for name in names], NAMED_CLASSES)
 
 
 def _count_identical(run: TrainedRun, images: ImageSet) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import re
@@ -14,35 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlops_img.serving import telemetry
 from mlops_img.serving.errors import CODES, Code, RequestError
+from mlops_img.serving.http_middleware import HTTPMiddleware, at_response_start
+from mlops_img.serving.request_limits import AdmissionMiddleware, BodySizeMiddleware, TimeoutMiddleware
 from mlops_img.serving.responses import MESSAGES, SECURITY_HEADERS, error_of_status, error_response
-from mlops_img.serving.routes import HEALTH, RouteMatch, match_route
+from mlops_img.serving.routes import HEALTH, match_route
 from mlops_img.serving.worker import Worker
 
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 NOT_LOGGED = (*HEALTH, "/metrics")
 
 log = logging.getLogger(__name__)
-
-
-class HTTPMiddleware:
-    """Middleware for HTTP requests. Lifespan events pass it, and WebSockets are refused: there are none."""
-
-    def __init__(self, app: ASGIApp, worker: Worker) -> None:
-        self.app = app
-        self.worker = worker
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request (ASGI)."""
-        if scope["type"] == "http":
-            await self.handle(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1003})
-        else:
-            await self.app(scope, receive, send)
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one HTTP request."""
-        raise NotImplementedError
 
 
 class RequestContextMiddleware(HTTPMiddleware):
@@ -56,12 +36,10 @@ class RequestContextMiddleware(HTTPMiddleware):
         state["request_id"] = request_id
         state["route"] = match_route(self.worker.app, scope["method"], scope["path"])
 
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
-            await send(message)
+        def add_id(head: Message) -> None:
+            MutableHeaders(scope=head)["X-Request-ID"] = request_id
 
-        await self.app(scope, receive, send_with_id)
+        await self.app(scope, receive, at_response_start(send, add_id))
 
 
 class AccessLogMiddleware(HTTPMiddleware):
@@ -72,14 +50,12 @@ class AccessLogMiddleware(HTTPMiddleware):
         status = 0
         start = time.perf_counter()
 
-        async def send_and_note(message: Message) -> None:
+        def note_status(head: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+            status = head["status"]
 
         try:
-            await self.app(scope, receive, send_and_note)
+            await self.app(scope, receive, at_response_start(send, note_status))
         finally:
             self._record(scope, status, time.perf_counter() - start)
 
@@ -101,14 +77,12 @@ class SecurityHeadersMiddleware(HTTPMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add them to the response where it does not set them itself."""
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
+        def add_headers(head: Message) -> None:
+            headers = MutableHeaders(scope=head)
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
 
-        await self.app(scope, receive, send_with_headers)
+        await self.app(scope, receive, at_response_start(send, add_headers))
 
 
 class ErrorMiddleware(HTTPMiddleware):
@@ -152,12 +126,11 @@ class ConnectionBalancingMiddleware(HTTPMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add `Connection: close` to the response if the worker asks for it."""
 
-        async def send_and_close(message: Message) -> None:
-            if message["type"] == "http.response.start" and self.worker.should_close_connection():
-                MutableHeaders(scope=message)["Connection"] = "close"
-            await send(message)
+        def close_if_busy(head: Message) -> None:
+            if self.worker.should_close_connection():
+                MutableHeaders(scope=head)["Connection"] = "close"
 
-        await self.app(scope, receive, send_and_close)
+        await self.app(scope, receive, at_response_start(send, close_if_busy))
 
 
 class AuthenticationMiddleware(HTTPMiddleware):
@@ -177,112 +150,12 @@ class AuthenticationMiddleware(HTTPMiddleware):
         await self.app(scope, receive, send)
 
 
-class BodySizeMiddleware(HTTPMiddleware):
-    """Limit the bytes of a request body, announced or received."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a Content-Length above the limit; count what is received, since there may be no Content-Length."""
-        limit = self.worker.settings.max_bytes
-        too_large = RequestError(Code.TOO_LARGE, f"The request has more than {limit / 1e6:g} million bytes.")
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or int(length) > limit:
-            raise too_large
-        received = 0
-        started = False
-
-        async def receive_and_count() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise too_large
-            return message
-
-        # What reads the body may turn the exception into a response of its own, which is then discarded.
-        async def send_unless_too_large(message: Message) -> None:
-            nonlocal started
-            if started or received <= limit:
-                started = True
-                await send(message)
-
-        try:
-            await self.app(scope, receive_and_count, send_unless_too_large)
-        except Exception:
-            if received <= limit:
-                raise
-        if received > limit:
-            raise too_large
-
-
 class HeadMiddleware(HTTPMiddleware):
     """Answer HEAD like GET. The server leaves out the body of the response."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on HEAD as GET."""
         await self.app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, send)
-
-
-class AdmissionMiddleware(HTTPMiddleware):
-    """Refuse work, before the body is read, that no route would do or that the worker has no capacity for."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on requests that only read, and those that are admitted, with `scope["state"]["reservation"]`."""
-        route: RouteMatch = scope["state"]["route"]
-        if not route.needs_admission:
-            await self.app(scope, receive, send)
-            return
-        engine = self.worker.engine
-        if self.worker.app is not None:
-            _check_route(route)
-            _check_content(route, Headers(scope=scope))
-        if engine is None:
-            raise RequestError(Code.NOT_READY, MESSAGES[Code.NOT_READY], retry_after=1)
-        with engine.admission.reserve() as reservation:
-            scope["state"]["reservation"] = reservation
-            await self.app(scope, receive, send)
-
-
-def _check_route(route: RouteMatch) -> None:
-    if route.route is None:
-        raise RequestError(Code.NOT_FOUND, MESSAGES[Code.NOT_FOUND])
-    if not route.found:
-        raise RequestError(Code.METHOD_NOT_ALLOWED, MESSAGES[Code.METHOD_NOT_ALLOWED], allow=route.allow)
-
-
-def _check_content(route: RouteMatch, headers: Headers) -> None:
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        name = encoding[:20] if encoding[:20].isascii() and encoding[:20].isprintable() else "unknown"
-        raise RequestError(
-            Code.UNSUPPORTED, f"The content encoding {name!r} is not supported: send the body uncompressed."
-        )
-    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if route.takes_form and content_type != "multipart/form-data":
-        raise RequestError(Code.NOT_AN_IMAGE, "Send the image as multipart/form-data.")
-
-
-class TimeoutMiddleware(HTTPMiddleware):
-    """Limit the seconds from a request's head to its response."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; if it takes too long, say whether the client or the service was too slow."""
-        waiting_for_body = complete = False
-
-        async def receive_and_note() -> Message:
-            nonlocal waiting_for_body, complete
-            waiting_for_body = not complete
-            message = await receive()
-            waiting_for_body = False
-            complete = not message.get("more_body", False)
-            return message
-
-        try:
-            async with asyncio.timeout(self.worker.settings.timeout):
-                await self.app(scope, receive_and_note, send)
-        except TimeoutError:
-            if waiting_for_body:
-                raise RequestError(Code.UPLOAD_TIMEOUT, "The request did not arrive in time.") from None
-            raise RequestError(Code.TIMEOUT, "The response took too long. Retry later.") from None
 
 
 # The first is the outermost.

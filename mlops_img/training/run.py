@@ -12,6 +12,7 @@ import torch
 
 from mlops_img.config.train import Config
 from mlops_img.core.files import point_link, write_json
+from mlops_img.core.text import shortened_list
 from mlops_img.data.loader import handle_bad_images
 from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
@@ -239,6 +240,6 @@ def _explain_non_finite(error: NonFiniteLossError, setup: Setup, folder: RunFold
     newest = next(iter(step_checkpoints(folder.checkpoints)), None)
     kept = f"{newest} holds the weights from before" if newest else "no checkpoint was saved yet"
     return (
-        f"{error} (images {', '.join(paths[:NAMED_IMAGES])} and {max(0, len(paths) - NAMED_IMAGES)} more, all in "
+        f"{error} (images {shortened_list(paths, NAMED_IMAGES)}; all are listed in "
         f"{folder.non_finite}); {kept}. Lower optim.lr or train.grad_clip, or check those images"
     )

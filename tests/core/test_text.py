@@ -1,6 +1,6 @@
-"""Format tables as text."""
+"""Format tables and lists as text."""
 
-from mlops_img.core.text import markdown_table, text_table
+from mlops_img.core.text import markdown_table, shortened_list, text_table
 
 ROWS = [("name", "n", "note"), ("a", "10", ""), ("long name", "7", "x")]
 
@@ -20,3 +20,11 @@ def test_markdown_table_has_a_rule_below_its_header() -> None:
         "| a         | 10  |      |",
         "| long name | 7   | x    |",
     ]
+
+
+def test_shortened_list_says_how_many_items_it_leaves_out() -> None:
+    names = [f"n{index}" for index in range(1234)]
+    assert shortened_list(names[:3], 3) == "n0, n1, n2"
+    assert shortened_list(names[:4], 3) == "n0, n1, n2 and 1 more"
+    assert shortened_list(names, 2, separator=" = ") == "n0 = n1 and 1,232 more"
+    assert shortened_list([], 2) == ""

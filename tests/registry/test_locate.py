@@ -282,7 +282,7 @@ def test_benchmark_of_a_bundle_in_a_bucket(
     upload(bucket, portable)
     outcome = command("mlops_img.benchmark", f"bundle={LOCATION}", "seconds=0.01", "rounds=1", "batches=[1]")
     assert outcome.code == 0, outcome.err
-    assert (tmp_path / "benchmark.json").is_file()
+    assert (tmp_path / f"{LOCATION.rpartition('/')[2]}.benchmark.json").is_file()
 
 
 def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from mlops_img.core.text import text_table
+from mlops_img.core.text import shortened_list, text_table
 from mlops_img.data.audit.findings import Duplicates, Findings, ImageRef, Range, SplitFindings
 from mlops_img.data.sources.left_out import describe_left_out
 from mlops_img.data.sources.split_origin import describe_splits
@@ -141,11 +141,9 @@ def _group(group: Duplicates) -> str:
     # First one image of each split and class, so that shortening the list does not hide why the group is reported.
     firsts = {(image.split, image.label): image for image in reversed(group.images)}.values()
     shown = sorted(group.images, key=lambda image: not any(image is first for first in firsts))
-    shown = shown[:MAX_IMAGES_OF_A_GROUP]
-    hidden = len(group.images) - len(shown)
     sign = {"bytes": " = ", "pixels": " = ", "near": " ~ "}[group.kind]
     note = " [equal pixels, different files]" if group.kind == "pixels" else ""
-    return sign.join(map(_image_text, shown)) + (f" and {hidden:,} more" if hidden else "") + note
+    return shortened_list([_image_text(image) for image in shown], MAX_IMAGES_OF_A_GROUP, separator=sign) + note
 
 
 def _listed(title: str, items: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlops_img.core.text import shortened_list
 from mlops_img.data.sources.csv_reader import CsvRows
 from mlops_img.errors import UserError
 
@@ -133,5 +134,4 @@ def _warn_of_similar(counts: Counter[str], path: Path) -> None:
 
 
 def _counts(counts: Counter[str]) -> str:
-    named = ", ".join(f"{label!r} ({count})" for label, count in counts.most_common(NAMED_LABELS))
-    return named + (f" and {len(counts) - NAMED_LABELS} more" if len(counts) > NAMED_LABELS else "")
+    return shortened_list([f"{label!r} ({count})" for label, count in counts.most_common()], NAMED_LABELS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlops_img.config.command_line import for_shell
+from mlops_img.core.text import shortened_list
 from mlops_img.data.sources.listing import is_image, split_of, visible_folders
 from mlops_img.errors import UserError
 
@@ -42,10 +43,8 @@ def hint_below(root: Path) -> str:
     if found is None:
         return ""
     names = [path.name for path in _folders(found)]
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     what = "splits" if _has_splits(found) else "classes"
-    listed = f"{', '.join(names[:NAMES_SHOWN])}{more}"
-    return f". If {listed} in {found} are the {what}, set {root_override(found)}"
+    return f". If {shortened_list(names, NAMES_SHOWN)} in {found} are the {what}, set {root_override(found)}"
 
 
 def hint_above(root: Path, loose: int) -> str:
