@@ -293,9 +293,10 @@ def test_signal_saves_a_checkpoint_and_exits_with_the_code_for_stopped_runs(
         env={**unmeasured(), "PYTHONPATH": str(ROOT)},
     )
     deadline = time.monotonic() + 600
-    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.killpg(process.pid, number)  # also reaches the workers, like Ctrl-C in a terminal
+    if process.poll() is None:
+        os.killpg(process.pid, number)  # also reaches the workers, like Ctrl-C in a terminal
     out, err = process.communicate(timeout=300)
     assert process.returncode == EXIT_STOPPED, out + err
     assert "Traceback" not in out + err
