@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,8 @@ ARGUMENTS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+# The largest upload that the service of these tests accepts.
+MAX_BYTES = 500_000
 # Milliseconds: other processes may keep the machine busy.
 TIMEOUT = 60_000
 TRANSFER = """files => {
@@ -123,3 +125,31 @@ def _luminance(color: str) -> float:
     channels = [int(part) / 255 for part in color[4:-1].split(",")]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def announcements(page: Page) -> Callable[[], list[str]]:
+    """Record the texts of the live region; returns a function that returns them."""
+    return texts_over_time(page, "[role=status]")
+
+
+def texts_over_time(page: Page, selector: str) -> Callable[[], list[str]]:
+    """Record every text of an element from now on; returns a function that returns them.
+
+    What is shown only for a moment may be gone before a busy machine looks.
+    """
+    page.evaluate(
+        """selector => {
+            window.recorded = [];
+            const element = document.querySelector(selector);
+            const observer = new MutationObserver(() => window.recorded.push(element.textContent));
+            observer.observe(element, { childList: true, characterData: true, subtree: true });
+        }""",
+        selector,
+    )
+    return lambda: page.evaluate("window.recorded")
+
+
+def answer_of(label: str) -> dict[str, Any]:
+    top = {"label": label, "index": 0, "probability": 0.9}
+    timing = {"decode_ms": 1, "queue_ms": 1, "model_ms": 1, "total_ms": 3}
+    return {**top, "top_k": [top], "timing": timing, "model": {"name": "test_resnet", "version": "1"}}
