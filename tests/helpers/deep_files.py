@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 Row = Sequence[int]  # the samples of a row, one pixel after the other
+# Of the images that `samples` and `gray_tiff` make.
+WIDTH, HEIGHT = 37, 5
 
 
 def packed(rows: Sequence[Row], bits: int, order: str = "<") -> list[bytes]:
@@ -79,3 +87,28 @@ def deep_png(rows: Sequence[Row], width: int, color: int, bits: int = 16, **chun
     further = b"".join(png_chunk(name.encode(), content) for name, content in chunks.items())
     pixels = png_chunk(b"IDAT", zlib.compress(lines))
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + further + pixels + png_chunk(b"IEND", b"")
+
+
+def samples(bits: int, channels: int = 1, seed: int = 0) -> NDArray[np.int64]:
+    """Return random samples of a bit depth, (HEIGHT, WIDTH, channels), including black and white."""
+    values = np.random.default_rng(seed).integers(0, 2**bits, (HEIGHT, WIDTH, channels))
+    values[0, 0], values[0, 1] = 0, 2**bits - 1
+    return values
+
+
+def rows_of(values: NDArray[np.int64]) -> list[list[int]]:
+    return [row.ravel().tolist() for row in values]
+
+
+def shown(values: NDArray[np.int64], white: int) -> NDArray[np.uint8]:
+    return np.broadcast_to((values * 255 / white).round().astype(np.uint8), (HEIGHT, WIDTH, 3))
+
+
+def gray_tiff(values: NDArray[np.int64], bits: int, **options: Any) -> bytes:
+    lines = packed(rows_of(values), bits, options.get("order", "<"))
+    return tiff([b"".join(lines[:3]), b"".join(lines[3:])], WIDTH, HEIGHT, bits, **options)
+
+
+def opened(data: bytes) -> Image.Image:
+    """Return the image as the service passes it: opened with given formats, and not loaded."""
+    return Image.open(io.BytesIO(data), formats=["PNG", "TIFF", "GIF", "WEBP"])

@@ -1,4 +1,4 @@
-"""Decoding of more than 8 bits per channel, scaled by the declared bit depth or by the range of the image."""
+"""Decoding of more than 8 bits per channel, scaled by the declared bit depth."""
 
 from __future__ import annotations
 
@@ -9,47 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from mlops_img.preprocessing import decode
 from mlops_img.preprocessing.decode import BadImageError, UnsupportedImageError, decode_rgb
-from tests.helpers.deep_files import deep_png, packed, tiff
+from tests.helpers.deep_files import HEIGHT, WIDTH, deep_png, gray_tiff, opened, packed, rows_of, samples, shown, tiff
 
 # pytest resets the warning filters for each test, which removes the filter that decode.py sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
-WIDTH, HEIGHT = 37, 5
 DEPTHS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 
 
 def product(*choices: Any) -> list[tuple[Any, ...]]:
     return list(itertools.product(*choices))
-
-
-def samples(bits: int, channels: int = 1, seed: int = 0) -> NDArray[np.int64]:
-    """Return random samples of a bit depth, (HEIGHT, WIDTH, channels), including black and white."""
-    values = np.random.default_rng(seed).integers(0, 2**bits, (HEIGHT, WIDTH, channels))
-    values[0, 0], values[0, 1] = 0, 2**bits - 1
-    return values
-
-
-def rows_of(values: NDArray[np.int64]) -> list[list[int]]:
-    return [row.ravel().tolist() for row in values]
-
-
-def shown(values: NDArray[np.int64], white: int) -> NDArray[np.uint8]:
-    return np.broadcast_to((values * 255 / white).round().astype(np.uint8), (HEIGHT, WIDTH, 3))
-
-
-def gray_tiff(values: NDArray[np.int64], bits: int, **options: Any) -> bytes:
-    lines = packed(rows_of(values), bits, options.get("order", "<"))
-    return tiff([b"".join(lines[:3]), b"".join(lines[3:])], WIDTH, HEIGHT, bits, **options)
-
-
-def opened(data: bytes) -> Image.Image:
-    """Return the image as the service passes it: opened with given formats, and not loaded."""
-    return Image.open(io.BytesIO(data), formats=["PNG", "TIFF", "GIF", "WEBP"])
 
 
 # TIFF.
@@ -244,81 +216,6 @@ def test_significant_bits_of_a_png_are_ignored() -> None:
     # Samples are scaled to the full 16 bits, independent of sBIT (PNG, third edition, 11.3.2.7 and 12.4).
     values = np.array([0, 0x800, 0xFFF]) << 4
     assert decode_rgb(deep_png([values.tolist()], 3, 0, sBIT=b"\x0c"))[0, :, 0].tolist() == [0, 128, 255]
-
-
-# The range of the image.
-
-
-def stretched(values: NDArray[np.int64]) -> NDArray[np.uint8]:
-    return shown(values - values.min(), int(values.max() - values.min()))
-
-
-@pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3)])
-def test_range_stretches_a_png_from_its_smallest_to_its_largest_value(color: int, channels: int) -> None:
-    values = samples(12, channels) // 2 + 300
-    data = deep_png(rows_of(values), WIDTH, color)
-    np.testing.assert_array_equal(decode_rgb(data, "range"), stretched(values))
-    np.testing.assert_array_equal(decode_rgb(opened(data), "range"), stretched(values))
-    assert decode_rgb(data).max() <= 10
-
-
-@pytest.mark.parametrize(("color", "channels"), [(4, 2), (6, 4)])
-def test_range_does_not_change_the_alpha_of_a_png(color: int, channels: int) -> None:
-    values = samples(12, channels)
-    values[:, :, -1] = 65_535
-    values[1, 1, -1] = 0
-    decoded = decode_rgb(deep_png(rows_of(values), WIDTH, color), "range")
-    expected = stretched(values[:, :, :-1]).copy()
-    expected[1, 1] = 255
-    np.testing.assert_array_equal(decoded, expected)
-
-
-@pytest.mark.parametrize(
-    ("bits", "options"),
-    [(16, {}), (16, {"order": ">"}), (12, {}), (16, {"sample_format": 2}), (16, {"t281": 4095})],
-    ids=str,
-)
-def test_range_stretches_a_gray_tiff(bits: int, options: dict[str, Any]) -> None:
-    values = samples(10) + 100
-    np.testing.assert_array_equal(decode_rgb(gray_tiff(values, bits, **options), "range"), stretched(values))
-
-
-def test_range_stretches_a_color_tiff() -> None:
-    values = samples(10, 3) + 100
-    data = gray_tiff(values, 16, channels=3, photometric=2)
-    np.testing.assert_array_equal(decode_rgb(data, "range"), stretched(values))
-
-
-def test_range_stretches_an_image_in_memory() -> None:
-    values = samples(10) + 100
-    image = Image.fromarray(values[:, :, 0].astype(np.uint16))
-    np.testing.assert_array_equal(decode_rgb(image, "range"), stretched(values))
-
-
-def test_range_makes_an_image_of_a_single_value_black() -> None:
-    assert not decode_rgb(Image.fromarray(np.full((3, 3), 900, np.uint16)), "range").any()
-
-
-def test_range_does_not_change_8_bit_images() -> None:
-    image = Image.fromarray(np.array([[10, 20]], np.uint8))
-    assert decode_rgb(image, "range")[0, :, 0].tolist() == [10, 20]
-
-
-@pytest.mark.parametrize("how", ["declared", "range"])
-def test_deep_images_converted_in_strips_have_the_same_pixels(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = samples(12, 3)
-    files = [gray_tiff(samples(12), 12), deep_png(rows_of(values), WIDTH, 2, tRNS=bytes(6))]
-    whole = [decode_rgb(data, how) for data in files]
-    monkeypatch.setattr(decode, "STRIP", 2 * WIDTH)
-    for data, expected in zip(files, whole, strict=True):
-        np.testing.assert_array_equal(decode_rgb(data, how), expected)
-
-
-@pytest.mark.parametrize("bits", [2, 4])
-def test_range_does_not_change_images_of_less_than_8_bits(bits: int) -> None:
-    png = deep_png([[1, 2]], 2, 0, bits, tRNS=struct.pack(">H", 3))
-    for data in (png, gray_tiff(samples(5) // 2, 5), gray_tiff(samples(7) // 2 - 64, 8, sample_format=2)):
-        np.testing.assert_array_equal(decode_rgb(data, "range"), decode_rgb(data))
 
 
 def test_loaded_tiff_where_zero_is_white_decodes_as_before_loading() -> None:
