@@ -2,89 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
-import re
 import socket
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 
-from mlops_img.serving import protocol as protocol_module
-from mlops_img.serving import server as server_module
-from mlops_img.serving import transport
-from mlops_img.serving.listening import drop_new_connections
-from mlops_img.serving.protocol import GuardedHttpProtocol
-from mlops_img.serving.server import DrainingServer, is_draining
-from tests.helpers.service_process import until
-
-HOST = b"Host: here\r\n"
-GET = b"GET /model HTTP/1.1\r\n" + HOST + b"\r\n"
-CHUNKED = b"POST /whole HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Read the body, except for /early; respond with the path, the names of the headers and the size of the body."""
-    body = b""
-    while scope["path"] != "/early":
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    names = b",".join(name for name, _ in scope["headers"])
-    text = scope["path"].encode() + b" " + names + b" " + str(len(body)).encode()
-    headers = [(b"content-length", str(len(text)).encode())]
-    await send({"type": "http.response.start", "status": 413 if scope["path"] == "/early" else 200, "headers": headers})
-    await send({"type": "http.response.body", "body": text})
-
-
-@contextmanager
-def running(header_timeout: float = 30.0, *, drop: bool = True) -> Iterator[tuple[DrainingServer, Any]]:
-    """Run a server in a thread; yields it and its address. With `drop`, new connections are dropped before it ends."""
-    protocol = type("Protocol", (GuardedHttpProtocol,), {"header_timeout": header_timeout, "keep_alive": 75.0})
-    config = uvicorn.Config(application, http=protocol, loop="asyncio", lifespan="off", log_config=None)
-    server = DrainingServer(config)
-    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
-    address = listening.getsockname()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield server, address
-    finally:
-        if drop:
-            drop_new_connections(listening)  # as the supervisor does
-        server.should_exit = True
-        thread.join()
+from tests.helpers.framing_server import CHUNKED, CLOSE, GET, exchange, running, statuses
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Any]:
     with running() as (_, where):
         yield where
-
-
-def exchange(address: Any, *pieces: bytes, end: bool = False) -> bytes:
-    """Send pieces, and with `end` the end of the stream; return everything received until the server closes."""
-    with socket.create_connection(address, timeout=60) as connection:
-        for piece in pieces:
-            connection.sendall(piece)
-        if end:
-            connection.shutdown(socket.SHUT_WR)
-        received = b""
-        while more := connection.recv(2**16):
-            received += more
-        return received
-
-
-def statuses(received: bytes) -> list[int]:
-    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", received)]
-
-
-CLOSE = b"GET /last HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -239,92 +169,3 @@ def test_truncated_request_is_refused(address: Any, cut: bytes) -> None:
 
 def test_half_closed_client_gets_its_response(address: Any) -> None:
     assert statuses(exchange(address, GET, end=True)) == [200]
-
-
-def test_shutdown_resets_no_connection() -> None:
-    """All established connections get a response, including those in the kernel's queue."""
-    clients = 60
-    answers: list[int] = []
-    problems: list[BaseException] = []
-    begun, stop = threading.Event(), threading.Event()
-
-    def ask(address: Any) -> None:
-        while not stop.is_set():
-            try:
-                connection = socket.create_connection(address, timeout=60)
-            except OSError:
-                return  # refused: the socket is closed
-            begun.set()
-            start = time.monotonic()
-            try:
-                with connection:
-                    connection.sendall(CLOSE)
-                    response = http.client.HTTPResponse(connection)
-                    response.begin()
-                    answers.append(response.status)
-                    response.read()
-            except http.client.RemoteDisconnected as problem:
-                # Correct if the client was late: on a busy machine it may not have been scheduled in time.
-                if time.monotonic() - start < protocol_module.IDLE_GRACE / 2:
-                    problems.append(problem)
-            except Exception as problem:
-                problems.append(problem)
-
-    with running() as (_, address):
-        threads = [threading.Thread(target=ask, args=(address,)) for _ in range(clients)]
-        for thread in threads:
-            thread.start()
-        assert begun.wait(60)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert problems == []
-    assert set(answers) == {200}
-
-
-def test_connections_queued_during_shutdown_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even those that arrive after the loop has stopped accepting, so that they stay in the kernel's queue."""
-    clients: list[socket.socket] = []
-
-    async def late() -> None:
-        if not clients:
-            clients.extend(socket.create_connection(address, timeout=60) for _ in range(20))
-            for client in clients:
-                client.sendall(CLOSE)
-
-    monkeypatch.setattr(server_module, "_pass_rounds", late)
-    with running(drop=False) as (_, address):
-        pass
-    assert len(clients) == 20
-    for client in clients:
-        with client:
-            assert statuses(client.recv(1000)) == [200]
-
-
-def test_request_received_during_shutdown_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol_module, "IDLE_GRACE", 60.0)
-    with running() as (server, address), socket.create_connection(address, timeout=60) as late:
-        until(lambda: server.server_state.connections, within=60)
-        server.should_exit = True
-        until(lambda: is_draining(server.server_state), within=60)
-        late.sendall(GET)
-        received = late.recv(1000)
-        assert statuses(received) == [200]
-        assert b"connection: close" in received
-
-
-def test_shutdown_does_not_wait_for_idle_connections() -> None:
-    with running() as (server, address), socket.create_connection(address, timeout=60) as silent:
-        until(lambda: server.server_state.connections, within=60)
-        server.should_exit = True
-        assert silent.recv(1000) == b""
-
-
-def test_lingering_is_limited() -> None:
-    """A client that does not close its side loses its connection."""
-    with running() as (server, address), socket.create_connection(address, timeout=60) as stubborn:
-        stubborn.sendall(b"no HTTP\r\n\r\n")
-        while stubborn.recv(1000):
-            pass
-        until(lambda: not server.server_state.connections, within=60)
-    assert transport.LINGER < 60
