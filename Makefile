@@ -8,7 +8,8 @@ PYTHON ?= $(or $(shell for python in python3 python3.11 python3.12 python3.13; d
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done),python3)
 VENV := .venv
 PY := $(VENV)/bin/python
-INSTALL := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
+CONSTRAINTS := constraints.txt
+INSTALL := $(PY) -m pip install --disable-pip-version-check --constraint $(CONSTRAINTS)
 DOCKER ?= docker
 DEVICE ?= cpu
 RUN ?= runs/latest
@@ -16,9 +17,10 @@ BUNDLE ?= $(or $(MLOPS_IMG_BUNDLE),bundles/latest)
 PORT ?= 3000
 ARGS ?=
 PHOTOS ?=
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 PHOTO_ARGS = $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-.PHONY: help setup data train evaluate export bundle serve bento container audit test coverage lint types format benchmark docker-train clean distclean
+.PHONY: help setup data train evaluate export bundle serve bento container audit test coverage test-lowest lint types format benchmark docker-train clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -62,10 +64,14 @@ audit: $(VENV)/.installed data/mnist5k ## find problems in a data set (ARGS="dat
 
 test: lint types ## lint, check types, run all tests (ARGS="-x")
 	@# One thread per worker: workers that each start a thread per core slow one another down.
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) $(PYTEST) $(ARGS)
 
 coverage: ## make test, and measure the coverage, which must reach 90 %
 	@$(MAKE) test ARGS="--cov $(ARGS)"
+
+test-lowest: ## run all tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	@$(MAKE) setup VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python $(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(PY) -m ruff check .
@@ -90,12 +96,12 @@ clean: ## remove caches and build outputs (never data/ or runs/)
 	rm -rf build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
 	find mlops_img tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-distclean: clean ## clean, and remove .venv and the default data set (never runs/)
-	rm -rf $(VENV) data/mnist5k
+distclean: clean ## clean, and remove the environments and the default data set (never runs/)
+	rm -rf .venv .venv-lowest data/mnist5k
 
 # What was installed, and when: the stamps are written after pip succeeded, and are older than
-# pyproject.toml or constraints.txt when those changed. Training needs none of the development tools.
-$(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+# pyproject.toml or the constraints when those changed. Training needs none of the development tools.
+$(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable .
 	@touch $@
 

@@ -105,7 +105,10 @@ def refuse_pickles(path: Path) -> None:
             else:
                 pickled = False
             if pickled:
-                raise UserError(f"program {path} holds a pickle ({name}), which could run any code; ours never do")
+                raise UserError(
+                    f"program {path} holds a pickle ({name}), which could run any code. No program that mlops_img "
+                    "exports has one"
+                )
 
 
 def _load_compiled(path: Path, device: torch.device) -> Runner:

@@ -1,10 +1,8 @@
-"""The project's own files: packaging, pins, make targets, git and pre-commit settings, the default data."""
+"""The project's own files: the wheel, make targets, git and pre-commit settings, the default data."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.metadata
 import io
 import os
 import re
@@ -12,21 +10,17 @@ import resource
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from PIL import Image
 
 from mlops_img import __version__
 from mlops_img.data.sources.mnist5k import png
 from tests.helpers.paths import ROOT
 
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # A make, a git or a coverage run that these tests run under must not reach into the programs that they start.
 FOREIGN = re.compile("MAKE|MFLAGS|GIT_|COVERAGE_|PYTHON$")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
@@ -45,16 +39,18 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
     )
 
 
-def requirements(extra: str | None = None) -> list[Requirement]:
-    project = PYPROJECT["project"]
-    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    return [one for one in map(Requirement, lines) if one.name != project["name"]]
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A fresh git repository with the project's own files, without its source."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "data.dvc", "README.md", "LICENSE"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "constraints-lowest.txt",
+        "data.dvc",
+        "README.md",
+        "LICENSE",
+    ):
         shutil.copy(ROOT / name, tmp_path)
     for name in (".gitignore", ".dvcignore", ".pre-commit-config.yaml"):
         shutil.copy(ROOT / name, tmp_path)
@@ -81,37 +77,14 @@ def test_wheel_carries_every_module_template_and_configuration_file(tmp_path: Pa
     assert expected <= carried
 
 
-def test_every_import_of_the_package_is_a_declared_dependency() -> None:
-    distributions = importlib.metadata.packages_distributions()
-    extras = PYPROJECT["project"]["optional-dependencies"]
-    declared = {canonicalize_name(one.name) for one in requirements()}
-    declared |= {canonicalize_name(one.name) for extra in extras if extra != "dev" for one in requirements(extra)}
-    undeclared = set()
-    for path in (ROOT / "mlops_img").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for top in {name.split(".")[0] for name in names} - {"mlops_img", *sys.stdlib_module_names}:
-                if not {canonicalize_name(name) for name in distributions.get(top, [top])} & declared:
-                    undeclared.add(f"{path.relative_to(ROOT)}: {top}")
-    assert not undeclared
-
-
-def test_constraints_pin_every_dependency_exactly_and_to_a_version_that_is_allowed() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    loose = [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)]
-    assert not loose, "name==version only: no local version, no path, no range"
-    pins = dict(line.split("==") for line in lines)
-    assert len(pins) == len(lines)
-    for extra in (None, *PYPROJECT["project"]["optional-dependencies"]):
-        for one in requirements(extra):
-            pin = pins.get(canonicalize_name(one.name))
-            assert pin is not None, f"{one.name} is not pinned"
-            assert one.specifier.contains(pin, prereleases=True), f"{one.name}=={pin} is not within {one}"
-
-
 def test_git_ignores_data_and_runs_but_not_packages_of_the_same_name(checkout: Path) -> None:
-    ignored = ("data/mnist5k/train/0/0000.png", "runs/a/summary.json", ".venv/bin/python", ".coverage.host.1")
+    ignored = (
+        "data/mnist5k/train/0/0000.png",
+        "runs/a/summary.json",
+        ".venv/bin/python",
+        ".venv-lowest/pip",
+        ".coverage.host.1",
+    )
     kept = (
         "mlops_img/data/loader.py",
         "conf/data/folder.yaml",
@@ -162,6 +135,15 @@ def test_make_setup_installs_again_only_when_the_dependencies_changed(checkout: 
         ".",
         '".[dev]"',
     ]
+
+
+def test_make_test_lowest_installs_the_lowest_versions_into_an_environment_of_its_own(checkout: Path) -> None:
+    plan = run("make", "--dry-run", "test-lowest", cwd=checkout).stdout
+    assert re.findall(r"(\S+) -m pip install .*--constraint (\S+) --editable (.*)", plan) == [
+        (".venv-lowest/bin/python", "constraints-lowest.txt", "."),
+        (".venv-lowest/bin/python", "constraints-lowest.txt", '".[dev]"'),
+    ]
+    assert re.findall(r"(\S+) -m pytest", plan) == [".venv-lowest/bin/python"]
 
 
 def test_failed_installation_is_repeated(checkout: Path) -> None:
