@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     AUGMENT = 2
     STEP = 3
     CALIBRATION = 4
+    SAMPLE = 5
 
 
 def derive(seed: int, purpose: Purpose, *position: int) -> int:

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlops_img.config.train import ModelConfig
 from mlops_img.errors import UserError, did_you_mean
+from mlops_img.models import small_cnn  # noqa: F401  # registers it in timm
 from mlops_img.models.custom import create_custom
 from mlops_img.models.errors import first_line
 from mlops_img.models.weights import classifier_names, head_tensors, load_matching_weights, start_head_small

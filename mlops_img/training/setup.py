@@ -26,6 +26,7 @@ from mlops_img.evaluation.evaluator import Evaluator
 from mlops_img.models.build import build_model, normalization
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
+from mlops_img.training.data_init import InitializedFromImages, init_from_images
 from mlops_img.training.loop import Intervals, Recipe
 from mlops_img.training.losses import make_loss
 from mlops_img.training.optim import make_optimizer
@@ -81,6 +82,9 @@ def set_up(
         model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
     _check_trainable(model, config)
     preprocessing = make_preprocessing(config.data, model, gray=config.model.in_chans == 1)
+    if first_weights and config.model.weights == "none" and isinstance(model, InitializedFromImages):
+        skip_bad = config.data.on_bad_image == "skip"
+        init_from_images(model, dataset.train, preprocessing, config.seed, skip_bad=skip_bad)
     model = to_device(model, device, channels_last=config.train.channels_last)
 
     decay = config.train.ema_decay
