@@ -19,9 +19,6 @@ def write(folder: Path, contents: Mapping[str, bytes]) -> ImageSet:
     return ImageSet([str(folder / name) for name in contents], np.zeros(len(contents), np.int64))
 
 
-# Each file is read once.
-
-
 class Opened:
     """Counts how often the index opens each file."""
 

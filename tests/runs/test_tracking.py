@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from mlops_img.config.train import TrackingConfig
 from mlops_img.errors import EXIT_STOPPED
@@ -22,12 +24,14 @@ Train = Callable[..., Outcome]
 
 
 def inspect_run(run: Path) -> str:
-    """Return the records of an offline W&B run as text, read by the W&B command line where it can (0.31)."""
+    """Return the records of an offline W&B run as text, read by the W&B command line, which can since 0.31."""
+    paths = sorted((run / "wandb").glob("offline-run-*/run-*.wandb"))
+    if Version(importlib.metadata.version("wandb")) < Version("0.31"):
+        return "\n".join(path.read_text(errors="replace") for path in paths)  # names stand there as they are
     texts = []
-    for path in sorted((run / "wandb").glob("offline-run-*/run-*.wandb")):
+    for path in paths:
         command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", path]
-        inspected = subprocess.run(command, capture_output=True, text=True, check=False)
-        texts.append(inspected.stdout or path.read_text(errors="replace"))  # names stand there as they are
+        texts.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return "\n".join(texts)
 
 
