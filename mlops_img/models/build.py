@@ -74,6 +74,11 @@ def _create(config: ModelConfig, num_classes: int, image_size: int, pretrained: 
     off = {name for name, value in switches.items() if not value and name not in config.kwargs}
     if _takes_image_size(config.name):
         options.setdefault("img_size", image_size)
+    if pretrained and not is_on_hub(config.name) and not timm.is_model_pretrained(config.name):
+        raise UserError(
+            f"model.weights=hub: {config.name} has no published weights. Use model.weights=none or "
+            "model.weights=<file>, or another model"
+        )
     try:
         with hub_or_cache() if pretrained or is_on_hub(config.name) else nullcontext():
             return _create_timm(config.name, pretrained, options, off)

@@ -19,10 +19,7 @@ DAMPING = 5e-4  # added to the eigenvalues: directions in which patches hardly d
 
 
 class SmallCNN(nn.Module):
-    """Three or so stages of two 3 x 3 convolutions behind a stem of 2 x 2 patches, which may be whitened.
-
-    `init_from_images` makes the stem's filters, which are then not trained, the whitened principal components of the
-    patches of some training images, each with its negative: the stages see decorrelated inputs of equal variance.
+    """Three or so stages of two 3 x 3 convolutions behind a stem of 2 x 2 patches.
 
     Args:
         num_classes: number of logits.
@@ -31,7 +28,6 @@ class SmallCNN(nn.Module):
         global_pool: timm's name of the pooling before the classifier: catavgmax (mean and maximum), avg, max, ...
         drop_rate: dropout before the classifier.
         dirac: initialize the convolutions of the stages to pass their input on (as far as they have channels for it).
-        whiten: let `init_from_images` set the stem.
     """
 
     def __init__(
@@ -42,14 +38,12 @@ class SmallCNN(nn.Module):
         global_pool: str = "catavgmax",
         drop_rate: float = 0.0,
         dirac: bool = True,
-        whiten: bool = True,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise ValueError(f"widths={list(widths)}: name the channels of one stage or more, each at least 1")
         width = 2 * in_chans * PATCH**2
         self.stem = nn.Conv2d(in_chans, width, PATCH, padding=0)
-        self.stem.weight.requires_grad_(not whiten)
         self.act = nn.GELU()
         inputs = [width, *widths[:-1]]
         self.stages = nn.Sequential(
@@ -59,21 +53,6 @@ class SmallCNN(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.num_features = widths[-1] * self.global_pool.feat_mult()
         self.head = nn.Linear(self.num_features, num_classes)
-
-    def init_from_images(self, images: Tensor) -> None:
-        """Whiten the stem for the patches of these images.
-
-        Args:
-            images: normalized, float32 (n, in_chans, h, w).
-        """
-        if self.stem.weight.requires_grad:
-            return  # whiten=False
-        patches = functional.unfold(images, PATCH).transpose(1, 2).flatten(0, 1).double()
-        covariance = patches.T @ patches / len(patches)
-        values, vectors = torch.linalg.eigh(covariance)
-        filters = (vectors / (values + DAMPING).sqrt()).T.flip(0)
-        with torch.no_grad():
-            self.stem.weight.copy_(torch.cat([filters, -filters]).view_as(self.stem.weight))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return the maps before the pooling, (n, widths[-1], ...)."""
@@ -92,6 +71,30 @@ class SmallCNN(nn.Module):
     def get_classifier(self) -> nn.Module:
         """Return the classifier (timm's interface)."""
         return self.head
+
+
+class WhitenedSmallCNN(SmallCNN):
+    """SmallCNN whose stem's filters are not trained: they are the whitened principal components of image patches.
+
+    Each component comes with its negative. The stages then see decorrelated inputs of equal variance.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.stem.weight.requires_grad_(False)
+
+    def init_from_images(self, images: Tensor) -> None:
+        """Whiten the stem for the patches of these images.
+
+        Args:
+            images: normalized, float32 (n, in_chans, h, w).
+        """
+        patches = functional.unfold(images, PATCH).transpose(1, 2).flatten(0, 1).double()
+        covariance = patches.T @ patches / len(patches)
+        values, vectors = torch.linalg.eigh(covariance)
+        filters = (vectors / (values + DAMPING).sqrt()).T.flip(0)
+        with torch.no_grad():
+            self.stem.weight.copy_(torch.cat([filters, -filters]).view_as(self.stem.weight))
 
 
 class Stage(nn.Module):
@@ -117,8 +120,8 @@ class Stage(nn.Module):
 
 
 @register_model
-def small_cnn(pretrained: bool = False, **options: Any) -> SmallCNN:
-    """Return a SmallCNN; timm calls this with the options of `timm.create_model`.
+def small_cnn(pretrained: bool = False, whiten: bool = True, **options: Any) -> SmallCNN:
+    """Return a SmallCNN, by default a whitened one; timm calls this with the options of `timm.create_model`.
 
     Raises:
         ValueError: pretrained weights are wanted, of which there are none.
@@ -127,7 +130,7 @@ def small_cnn(pretrained: bool = False, **options: Any) -> SmallCNN:
         options.pop(name, None)
     if pretrained:
         raise ValueError("small_cnn has no pretrained weights")
-    model = SmallCNN(**options)
+    model = WhitenedSmallCNN(**options) if whiten else SmallCNN(**options)
     model.pretrained_cfg = {  # type: ignore[assignment]  # timm's models have it as a dictionary
         "architecture": "small_cnn",
         "num_classes": model.head.out_features,

@@ -76,9 +76,10 @@ def test_missing_hub_weights_are_reported_in_one_line(hub_cache: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_model_without_published_weights_is_reported(hub_cache: Path) -> None:
-    with pytest.raises(UserError, match="No pretrained weights exist for maxvit_pico_rw_256"):
-        build("maxvit_pico_rw_256", weights="hub", side=64)
+@pytest.mark.parametrize("name", ["maxvit_pico_rw_256", "small_cnn"])
+def test_model_without_published_weights_is_reported(name: str, hub_cache: Path) -> None:
+    with pytest.raises(UserError, match=rf"model\.weights=hub: {name} has no published weights"):
+        build(name, weights="hub", side=64)
 
 
 def test_unreachable_hub_fails_within_seconds_and_does_not_stop_cached_weights(
