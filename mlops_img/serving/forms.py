@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 from fastapi import params
 from fastapi.routing import APIRoute
 from pydantic.fields import FieldInfo
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -102,7 +103,7 @@ class FormRequest(Request):
                     max_fields=MAX_PARTS,
                     max_part_size=MAX_FIELD_BYTES,
                 ).parse()
-            except MultiPartException as error:
+            except (MultiPartException, FormParserError) as error:
                 raise _error_of(error) from None
             except ClientDisconnect:
                 raise RequestError(Code.BAD_REQUEST, "The body ended early.") from None
@@ -128,9 +129,9 @@ class _Parser(MultiPartParser):
         return form
 
 
-def _error_of(error: MultiPartException) -> RequestError:
-    """Return the error for a form that a parser rejected: Starlette's, or python-multipart's as its cause."""
-    text = f"{error.message} {error.__cause__ or ''}"
+def _error_of(error: MultiPartException | FormParserError) -> RequestError:
+    """Return the error for a form that a parser rejected: Starlette's, or python-multipart's, by itself or as cause."""
+    text = f"{error} {error.__cause__ or ''}"
     for part, code, message in REASONS:
         if part in text:
             return RequestError(code, message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 
@@ -64,3 +65,11 @@ def test_constraints_pin_every_dependency_exactly_and_to_a_version_that_is_allow
             pin = pins.get(canonicalize_name(one.name))
             assert pin is not None, f"{one.name} is not pinned"
             assert one.specifier.contains(pin, prereleases=True), f"{one.name}=={pin} is not within {one}"
+
+
+def test_serving_image_installs_the_pinned_versions() -> None:
+    deploy = ROOT / "deploy"
+    written = subprocess.run(
+        [sys.executable, deploy / "pin_serving.py"], capture_output=True, text=True, check=True
+    ).stdout
+    assert (deploy / "serving.txt").read_text() == written, "run: python deploy/pin_serving.py > deploy/serving.txt"

@@ -79,13 +79,6 @@ def test_bento_serves_its_own_model(bento: Path, trained: Path, tmp_path: Path) 
         assert answer.json()["label"] == "circle"
 
 
-def test_pinned_versions_match_the_constraints() -> None:
-    written = subprocess.run(
-        [sys.executable, DEPLOY / "pin_serving.py"], capture_output=True, text=True, check=True
-    ).stdout
-    assert (DEPLOY / "serving.txt").read_text() == written, "run: python deploy/pin_serving.py > deploy/serving.txt"
-
-
 def test_every_package_that_serving_imports_is_pinned(portable: Path) -> None:
     code = f"""
 import sys
