@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from mlops_img.config.augment import AugmentConfig
 from mlops_img.config.data import FolderConfig
-from mlops_img.config.train import AugmentConfig
 from mlops_img.data.augment import ImageAugment
 from mlops_img.data.loader import make_loader
 from mlops_img.data.sampler import ShuffledBatchSampler

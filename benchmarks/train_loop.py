@@ -18,7 +18,8 @@ import torch
 from harness import Benchmark, Contender, Turn, options_of, run_benchmark
 from torch import Tensor, nn
 
-from mlops_img.config.train import AugmentConfig, OptimConfig, TrainConfig
+from mlops_img.config.augment import AugmentConfig
+from mlops_img.config.train import OptimConfig, TrainConfig
 from mlops_img.core.precision import choose_device, choose_precision
 from mlops_img.data.augment import BatchAugment
 from mlops_img.data.batch import Batch

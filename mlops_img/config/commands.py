@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from mlops_img.config.augment import AugmentConfig
 from mlops_img.config.data import DataConfig, EvaluateDataConfig
 from mlops_img.config.rules import between, each_more_than, key, more_than, not_empty, one_of
-from mlops_img.config.train import PRECISION, AugmentConfig
+from mlops_img.config.train import PRECISION
 
 
 @dataclass

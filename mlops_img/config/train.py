@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from mlops_img.config.augment import AugmentConfig
 from mlops_img.config.data import DataConfig
 from mlops_img.config.rules import (
     ascending_pair,
@@ -56,49 +57,14 @@ class ModelConfig:
     # Whether residual branches of a net with random weights start at zero (arXiv:1706.02677), if the architecture
     # does so. Helps in long runs; a short run is over before they contribute.
     zero_init_residual: bool = True
+    # Share of each new batch in the running statistics of batch norm, e.g. 0.4 for a run of a few hundred steps; null
+    # keeps the model's own (0.1 for most).
+    bn_momentum: float | None = key(None, more_than(0), between(0, 1))
     # Further keyword arguments of the timm model or of your class.
     kwargs: dict[str, Any] = field(default_factory=dict)
     # Import path of your own class or function, or of torchvision's (torchvision.models.resnet18); called with
     # num_classes, kwargs and, if it takes it, in_chans.
     _target_: str | None = None
-
-
-@dataclass
-class AugmentConfig:
-    """Group `augment`: transforms of the training images only."""
-
-    # How a square is cut: random_resized (any part, arXiv:1409.4842), pad (the evaluation crop shifted by
-    # up to `padding` pixels, as usual on CIFAR), or none (the evaluation crop).
-    crop: str = key("random_resized", one_of("random_resized", "pad", "none"))
-    # random_resized: share of the image's area and aspect ratio, each from..to.
-    scale: list[float] = key([0.08, 1.0], ascending_pair())
-    ratio: list[float] = key([0.75, 1.3333], ascending_pair())
-    padding: int = key(4, at_least(0))
-    # Probabilities of a horizontal and a vertical flip.
-    hflip: float = key(0.5, between(0, 1))
-    vflip: float = key(0.0, between(0, 1))
-    # Random affine map: rotation in degrees either way, shift as a share of the side, scale from..to, shear
-    # in degrees. At these defaults: no map.
-    degrees: float = 0.0
-    translate: float = 0.0
-    zoom: list[float] = key([1.0, 1.0], ascending_pair())
-    shear: float = 0.0
-    # none, randaugment (arXiv:1909.13719) or trivialaugment (arXiv:2103.10158).
-    policy: str = key("none", one_of("none", "randaugment", "trivialaugment"))
-    randaugment_ops: int = key(2, at_least(0))
-    randaugment_magnitude: int = key(9, between(0, 30))
-    # Strength of brightness, contrast and saturation changes, and of hue changes (at most 0.5).
-    color_jitter: float = key(0.0, at_least(0))
-    hue_jitter: float = key(0.0, between(0, 0.5))
-    # On the batch, on the device: probability of erasing a rectangle (arXiv:1708.04896), and the Beta
-    # parameters of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 is off. If both are on,
-    # each batch gets one of them; mix_prob is the share of batches that get one.
-    random_erasing: float = key(0.0, between(0, 1))
-    mixup: float = key(0.0, at_least(0))
-    cutmix: float = key(0.0, at_least(0))
-    mix_prob: float = key(1.0, between(0, 1))
-    # A transform of your own, last on each image: `_target_` of a callable uint8 (3, H, W) -> the same; {}: none.
-    custom: dict[str, Any] | None = field(default_factory=dict)
 
 
 @dataclass
@@ -184,6 +150,11 @@ class TrainConfig:
     # Minutes that the whole run may take, from its start to its report; null: as long as it takes. The speed is
     # measured, and epochs (then the most) and schedule are fitted to it.
     max_minutes: float | None = key(None, more_than(0))
+    # Side of the training images in pixels, first..last, e.g. [128, 192]: it grows from one to the other by
+    # resolution_step, each side for an equal part of the run. Evaluation stays at data.image_size. null: all images
+    # have that side.
+    resolution: list[int] | None = key(None, ascending_pair())
+    resolution_step: int = key(32, more_than(0))
     # Images per forward pass.
     batch_size: int = key(64, more_than(0))
     # Forward passes per optimizer step: the effective batch size is batch_size * accumulate.

@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     STEP = 3
     CALIBRATION = 4
     SAMPLE = 5
+    MIRROR = 6
 
 
 def derive(seed: int, purpose: Purpose, *position: int) -> int:

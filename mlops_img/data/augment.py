@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -12,11 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 
-from mlops_img.config.train import AugmentConfig
+from mlops_img.config.augment import AugmentConfig
+from mlops_img.core.seeding import Purpose, derive
+from mlops_img.data.sampler import Position
 from mlops_img.errors import UserError
 from mlops_img.preprocessing.transforms import Preprocessing, resize
 
-Crop = Callable[[NDArray[np.uint8]], Tensor]
+# From a decoded image, uint8 (height, width, 3), and a number of pixels to a square with that side.
+Crop = Callable[[NDArray[np.uint8], int], Tensor]
+NOWHERE = Position(0, 0)
 
 
 class ImageAugment:
@@ -24,9 +30,14 @@ class ImageAugment:
 
     Draws from PyTorch's global CPU generator alone, so that seeding it decides everything. A transform of
     the user's own (`config.custom`) should do so too: what it draws elsewhere is not repeatable.
+
+    Args:
+        config: what is done.
+        preprocessing: of the evaluation, whose crop some options start from.
+        seed: of the run; decides in which epochs `config.alternate_hflip` mirrors an image.
     """
 
-    def __init__(self, config: AugmentConfig, preprocessing: Preprocessing) -> None:
+    def __init__(self, config: AugmentConfig, preprocessing: Preprocessing, seed: int = 0) -> None:
         if config.crop == "pad" and config.padding >= preprocessing.image_size:
             raise UserError(
                 f"augment.padding={config.padding}: it must be less than the image's side, "
@@ -34,10 +45,11 @@ class ImageAugment:
             )
         self.config = config
         self.preprocessing = preprocessing
+        self.seed = seed
         self.crop: Crop = {
             "random_resized": self._random_resized_crop,
             "pad": self._padded_crop,
-            "none": preprocessing.crop,
+            "none": self._evaluation_crop,
         }[config.crop]
         try:
             self.transforms = _image_transforms(config)
@@ -46,30 +58,44 @@ class ImageAugment:
         if config.custom:
             self._try_out()
 
-    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """Map uint8 (height, width, 3) to uint8 (3, image_size, image_size)."""
-        return self._transform(self.crop(image))
+    def __call__(self, image: NDArray[np.uint8], position: Position = NOWHERE) -> Tensor:
+        """Map uint8 (height, width, 3) to uint8 (3, side, side), the side being the position's or else image_size."""
+        square = self.crop(image, position.side or self.preprocessing.image_size)
+        if self.config.alternate_hflip and self._is_mirrored(position):
+            square = square.flip(-1)
+        return self._transform(square)
+
+    def at(self, position: Position) -> Callable[[NDArray[np.uint8]], Tensor]:
+        """Return the transform of the image at this position."""
+        return partial(self, position=position)
+
+    def _is_mirrored(self, position: Position) -> bool:
+        first = derive(self.seed, Purpose.MIRROR, position.row)
+        return (first + position.epoch) % 2 == 1
 
     def _transform(self, square: Tensor) -> Tensor:
         for transform in self.transforms:
             square = transform(square)
         return square
 
-    def _random_resized_crop(self, image: NDArray[np.uint8]) -> Tensor:
+    def _evaluation_crop(self, image: NDArray[np.uint8], side: int) -> Tensor:
+        own = self.preprocessing
+        return (own if side == own.image_size else replace(own, image_size=side)).crop(image)
+
+    def _random_resized_crop(self, image: NDArray[np.uint8], side: int) -> Tensor:
         # The parameters depend on the shape alone.
         shape = torch.empty((3, *image.shape[:2]), device="meta")
         top, left, height, width = RandomResizedCrop.get_params(shape, self.config.scale, self.config.ratio)
-        side = self.preprocessing.image_size
         # Of an image a pixel wide, an extreme ratio may leave no pixel.
         return resize(image[top : top + max(1, height), left : left + max(1, width)], side, side)
 
-    def _padded_crop(self, image: NDArray[np.uint8]) -> Tensor:
-        padding, side = self.config.padding, self.preprocessing.image_size
+    def _padded_crop(self, image: NDArray[np.uint8], side: int) -> Tensor:
+        padding = self.config.padding
         top, left = torch.randint(2 * padding + 1, (2,)).tolist()
         places = np.abs(np.arange(-padding, side + padding))
         places = np.where(places < side, places, 2 * (side - 1) - places)  # mirrored at the edges
         # NumPy's indexing takes half the time of PyTorch's for a small image.
-        square = self.preprocessing.crop(image).permute(1, 2, 0).numpy()
+        square = self._evaluation_crop(image, side).permute(1, 2, 0).numpy()
         shifted = square[places[top : top + side, None], places[left : left + side]]
         return torch.from_numpy(shifted).permute(2, 0, 1)
 
@@ -108,7 +134,7 @@ def _image_transforms(config: AugmentConfig) -> list[Callable[[Tensor], Tensor]]
                 interpolation=v2.InterpolationMode.BILINEAR,
             )
         )
-    if config.hflip > 0:
+    if config.hflip > 0 and not config.alternate_hflip:
         transforms.append(Flip(-1, config.hflip))
     if config.vflip > 0:
         transforms.append(Flip(-2, config.vflip))

@@ -12,7 +12,7 @@ import os
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.batch import Batch
-from mlops_img.data.sampler import BatchIndices, ShuffledBatchSampler
+from mlops_img.data.sampler import BatchIndices, Position, ShuffledBatchSampler
 from mlops_img.data.skipped import SkippedImages
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.data.transfer import pack_batch
@@ -44,6 +44,14 @@ Transform = Callable[[NDArray[np.uint8]], Tensor]
 Decode = Callable[[bytes | Image.Image], NDArray[np.uint8]]
 
 
+@runtime_checkable
+class PositionDependent(Protocol):
+    """A transform that depends on where in the run the image is used."""
+
+    def at(self, position: Position) -> Transform:
+        """Return the transform of one image in one batch."""
+
+
 class ImageBatches(Dataset[Batch]):
     """Reads, decodes and transforms the images of a batch; the same indices always give the same batch."""
 
@@ -52,6 +60,10 @@ class ImageBatches(Dataset[Batch]):
         self.transform = transform
         self.seed = seed
         self.decode = decode
+
+    def transform_at(self, position: Position) -> Transform:
+        """Return the transform of the image at this position."""
+        return self.transform.at(position) if isinstance(self.transform, PositionDependent) else self.transform
 
     def __getitem__(self, indices: BatchIndices) -> Batch:
         """Return the batch, without the images that cannot be decoded."""
@@ -64,7 +76,7 @@ class ImageBatches(Dataset[Batch]):
                     bad.append((row, (isinstance(error, OSError) and error.strerror) or str(error)))
                     continue
                 seed_cpu(self.seed, Purpose.AUGMENT, indices.epoch, row)
-                squares.append(self.transform(image))
+                squares.append(self.transform_at(Position(indices.epoch, row, indices.side))(image))
                 rows.append(row)
         pixels = stack(squares) if squares else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
         labels = torch.from_numpy(self.images.labels[rows])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,10 +18,20 @@ class BatchIndices(NamedTuple):
     Attributes:
         epoch: the epoch, which seeds the augmentation together with the row.
         rows: int64 (n,), indices into an ImageSet.
+        side: of the squares that training sees, in pixels; None: data.image_size.
     """
 
     epoch: int
     rows: NDArray[np.intp]
+    side: int | None = None
+
+
+class Position(NamedTuple):
+    """One image of one batch: what its augmentation may depend on besides the pixels (see `BatchIndices`)."""
+
+    epoch: int
+    row: int
+    side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class ShuffledBatchSampler:
         seed: seed of the run.
         start: index of the first batch, counted from the beginning of the run.
         stop: index after that of the last batch.
+        side: of the squares of a batch, from its index; None: data.image_size for all.
     """
 
     size: int
@@ -47,6 +58,7 @@ class ShuffledBatchSampler:
     seed: int
     start: int
     stop: int
+    side: Callable[[int], int] | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -59,7 +71,8 @@ class ShuffledBatchSampler:
             if epoch != current_epoch:
                 current_epoch = epoch
                 order = np.random.default_rng(derive(self.seed, Purpose.SHUFFLE, epoch)).permutation(self.size)
-            yield BatchIndices(epoch, order[position * self.batch_size : (position + 1) * self.batch_size])
+            rows = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield BatchIndices(epoch, rows, None if self.side is None else self.side(batch))
 
 
 def sequential_batches(size: int, batch_size: int) -> list[BatchIndices]:

@@ -43,7 +43,9 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int, *, load_
     model = _create(config, num_classes, image_size, pretrained)
     if config.stem_stride is not None:
         shrink_stem(model, config.stem_stride)
-    _check_forward(model, config, num_classes, image_size)
+    if config.bn_momentum is not None:
+        set_bn_momentum(model, config.bn_momentum)
+    check_forward(model, config, num_classes, image_size)
     if pretrained and num_classes != (getattr(model, "pretrained_cfg", None) or {}).get("num_classes"):
         # The only case in which timm does not load the classifier of its weights.
         start_head_small(model, head_tensors(model), "hub's weights")
@@ -145,8 +147,14 @@ def _config_on_hub(name: str) -> dict[str, Any]:
     return dict(config)
 
 
-def _check_forward(model: nn.Module, config: ModelConfig, num_classes: int, image_size: int) -> None:
-    """Run the model on one image to detect an unsupported image size or a wrong output before training."""
+def check_forward(
+    model: nn.Module, config: ModelConfig, num_classes: int, image_size: int, key: str = "data.image_size"
+) -> None:
+    """Run the model on one image to detect an unsupported image size or a wrong output before training.
+
+    Raises:
+        UserError: the model cannot take images of this side, which `key` configures; or its output is not logits.
+    """
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -155,7 +163,7 @@ def _check_forward(model: nn.Module, config: ModelConfig, num_classes: int, imag
         if config._target_ is not None:
             raise  # an error in the user's code, shown with its traceback
         raise UserError(
-            f"data.image_size={image_size}: model {config.name} cannot take such images: {first_line(error)}. "
+            f"{key}={image_size}: model {config.name} cannot take such images: {first_line(error)}. "
             "Choose another size, or check model.kwargs"
         ) from None
     model.train()
@@ -191,6 +199,19 @@ def shrink_stem(model: nn.Module, stride: int) -> None:
         first.stride = (1, 1)
     if stride * 4 == own:
         model.maxpool = nn.Identity()
+
+
+def set_bn_momentum(model: nn.Module, momentum: float) -> None:
+    """Set the share of a new batch in the running statistics of every batch norm.
+
+    Raises:
+        UserError: the model has no batch norm.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        raise UserError(f"model.bn_momentum={momentum:g}: the model has no batch norm. Do not set model.bn_momentum")
+    for norm in norms:
+        norm.momentum = momentum
 
 
 def freeze(model: nn.Module, until: str) -> None:

@@ -87,7 +87,15 @@ class Stopwatch:
         if self.steps > FIRST_STEPS:
             self.step = seconds if self.step == 0 else self.step + SMOOTHING * (seconds - self.step)
 
-    def steps_within(self, seconds: float, epoch: int, done: int, split_sizes: tuple[int, int], batch: int) -> int:
+    def steps_within(
+        self,
+        seconds: float,
+        epoch: int,
+        done: int,
+        split_sizes: tuple[int, int],
+        batch: int,
+        slowdown: float = 1.0,
+    ) -> int:
         """Return how many further steps fit, with the validations after them and the evaluation at the end.
 
         Args:
@@ -96,14 +104,16 @@ class Stopwatch:
             done: steps so far.
             split_sizes: images of validation and test.
             batch: images of a step.
+            slowdown: how much longer the further steps take than the ones before.
         """
         val, test = split_sizes
+        step = self.step * slowdown
         # Before the first validation: a forward pass takes about a third of a step.
         validation = self.validation if self.validation is not None else self.step * val / batch / 3
         final = validation * (val + test) / max(1, val) + REPORT_SECONDS
         left = seconds - final
-        fits = math.floor(left / self.step) if self.step > 0 else 0
-        while fits > 0 and fits * self.step + self._validations(done, fits, epoch) * validation > left:
+        fits = math.floor(left / step) if step > 0 else 0
+        while fits > 0 and fits * step + self._validations(done, fits, epoch) * validation > left:
             fits -= 1
         return max(0, fits)
 

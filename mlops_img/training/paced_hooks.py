@@ -53,7 +53,8 @@ class PacedHooks(RunHooks):
         splits = setup.dataset.splits
         sizes = len(splits["val"]), len(splits.get("test", ()))
         batch = setup.config.train.batch_size * setup.config.train.accumulate
-        steps = self.watch.steps_within(seconds_left, setup.intervals.epoch, step, sizes, batch)
+        slowdown = setup.resolution.slowdown(setup.progress(step)) if setup.resolution else 1.0
+        steps = self.watch.steps_within(seconds_left, setup.intervals.epoch, step, sizes, batch, slowdown)
         planned = setup.intervals.total - step
         if abs(steps - planned) > TOLERANCE * planned:
             self.pace.stretch(step, steps)

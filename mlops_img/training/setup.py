@@ -23,7 +23,7 @@ from mlops_img.data.loader import make_loader
 from mlops_img.data.sampler import ShuffledBatchSampler
 from mlops_img.errors import UserError
 from mlops_img.evaluation.evaluator import Evaluator
-from mlops_img.models.build import build_model, normalization
+from mlops_img.models.build import build_model, check_forward, normalization
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.data_init import InitializedFromImages, init_from_images
@@ -31,6 +31,7 @@ from mlops_img.training.loop import Intervals, Recipe
 from mlops_img.training.losses import make_loss
 from mlops_img.training.optim import make_optimizer
 from mlops_img.training.pace import Pace
+from mlops_img.training.resolution import Resolution, make_resolution
 from mlops_img.training.schedule import make_schedule
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,11 @@ class Setup:
     evaluator: Evaluator
     state: TrainState
     pace: Pace | None = None
+    resolution: Resolution | None = None
+
+    def progress(self, step: int) -> float:
+        """Return the share of the run that is done before this step, 0 to 1."""
+        return step / self.intervals.total if self.pace is None else self.pace.progress(step)
 
 
 def set_up(
@@ -81,6 +87,9 @@ def set_up(
         seed_cpu(config.seed, Purpose.WEIGHTS)
         model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
     _check_trainable(model, config)
+    resolution = make_resolution(config.train)
+    if resolution is not None:
+        _check_sides(resolution, model, config, len(dataset.classes))
     preprocessing = make_preprocessing(config.data, model, gray=config.model.in_chans == 1)
     if first_weights and config.model.weights == "none" and isinstance(model, InitializedFromImages):
         skip_bad = config.data.on_bad_image == "skip"
@@ -111,9 +120,9 @@ def set_up(
         grad_clip=config.train.grad_clip,
         channels_last=config.train.channels_last,
     )
-    augment = ImageAugment(config.augment, preprocessing)
+    augment = ImageAugment(config.augment, preprocessing, config.seed)
     evaluator = Evaluator.of(config, preprocessing, precision)
-    return Setup(config, dataset, recipe, intervals, augment, evaluator, state, pace)
+    return Setup(config, dataset, recipe, intervals, augment, evaluator, state, pace, resolution)
 
 
 def _check_trainable(model: nn.Module, config: Config) -> None:
@@ -144,10 +153,22 @@ def _check_batch_of_one(model: nn.Module, config: Config) -> None:
         ) from None
 
 
+def _check_sides(resolution: Resolution, model: nn.Module, config: Config, classes: int) -> None:
+    """Raise a UserError where the model or the augmentation cannot take the smallest or largest training images."""
+    smallest, largest = resolution.sides[0], resolution.sides[-1]
+    if config.augment.crop == "pad" and config.augment.padding >= smallest:
+        raise UserError(
+            f"augment.padding={config.augment.padding}: it must be less than the side of the training images, "
+            f"train.resolution={config.train.resolution}"
+        )
+    for side in (smallest, largest):
+        check_forward(model, config.model, classes, side, key="train.resolution")
+
+
 def training_batches(setup: Setup) -> DataLoader[Batch]:
     """Return the batches from the step on that `setup.state` has reached, to the run's end."""
     config, images = setup.config, setup.dataset.train
-    parts = config.train.accumulate
+    parts, resolution = config.train.accumulate, setup.resolution
     sampler = ShuffledBatchSampler(
         size=len(images),
         batch_size=config.train.batch_size,
@@ -155,6 +176,7 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
         seed=config.seed,
         start=setup.state.step * parts,
         stop=(setup.pace.nominal if setup.pace else setup.intervals.total) * parts,
+        side=None if resolution is None else lambda batch: resolution.side(setup.progress(batch // parts)),
     )
     device = setup.recipe.precision.device
     return make_loader(

@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlops_img.config.train import AugmentConfig
+from mlops_img.config.augment import AugmentConfig
+from mlops_img.config.rules import validate
 from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import ImageAugment
+from mlops_img.data.sampler import Position
 from mlops_img.errors import UserError
 from mlops_img.preprocessing.transforms import Preprocessing
 from tests.helpers.shapes import draw_shape
@@ -108,6 +110,33 @@ def test_half_of_the_images_are_mirrored() -> None:
     plain = PREPROCESSING.crop(photo())
     mirrored = sum(not torch.equal(augmented(photo(), seed, hflip=0.5), plain) for seed in range(200))
     assert 70 < mirrored < 130
+
+
+def test_alternating_flip_shows_each_side_of_every_image_once_in_two_epochs() -> None:
+    augment = ImageAugment(AugmentConfig(crop="none", alternate_hflip=True), PREPROCESSING, seed=5)
+    plain = PREPROCESSING.crop(photo())
+    sides = []
+    for row in range(100):
+        first, second, third = (augment.at(Position(epoch, row))(photo()) for epoch in (0, 1, 2))
+        assert torch.equal(first, second.flip(2))
+        assert torch.equal(first, third)
+        sides.append(torch.equal(first, plain))
+    assert 30 < sum(sides) < 70
+    other = ImageAugment(AugmentConfig(crop="none", alternate_hflip=True), PREPROCESSING, seed=6)
+    assert sides != [torch.equal(other.at(Position(0, row))(photo()), plain) for row in range(100)]
+
+
+def test_alternating_flip_refuses_a_probability() -> None:
+    with pytest.raises(UserError, match=r"augment\.hflip=0\.3 does not apply with augment\.alternate_hflip"):
+        validate(AugmentConfig(hflip=0.3, alternate_hflip=True), "augment.")
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
+def test_side_of_the_position_is_the_side_of_the_image(crop: str) -> None:
+    augment = ImageAugment(AugmentConfig(crop=crop), PREPROCESSING)
+    with torch.random.fork_rng(devices=[]):
+        assert augment.at(Position(0, 0, 16))(photo()).shape == (3, 16, 16)
+        assert augment.at(Position(0, 0))(photo()).shape == (3, SIDE, SIDE)
 
 
 def test_random_resized_crop_cuts_the_share_of_the_area_that_it_is_told() -> None:

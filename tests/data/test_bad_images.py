@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from mlops_img.config.augment import AugmentConfig
 from mlops_img.config.data import FolderConfig
-from mlops_img.config.train import AugmentConfig
 from mlops_img.data.augment import ImageAugment
 from mlops_img.data.batch import Batch
 from mlops_img.data.loader import ImageBatches, handle_bad_images, make_loader

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlops_img.config.train import AugmentConfig
+from mlops_img.config.augment import AugmentConfig
 from mlops_img.core.seeding import seed_step
 from mlops_img.data.augment import BatchAugment
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from mlops_img.config.augment import AugmentConfig
 from mlops_img.config.data import FolderConfig
-from mlops_img.config.train import AugmentConfig
 from mlops_img.data import loader
 from mlops_img.data.augment import ImageAugment
 from mlops_img.data.batch import Batch

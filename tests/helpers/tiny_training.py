@@ -11,7 +11,8 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from mlops_img.config.train import AugmentConfig, OptimConfig
+from mlops_img.config.augment import AugmentConfig
+from mlops_img.config.train import OptimConfig
 from mlops_img.core.precision import Precision
 from mlops_img.data.augment import BatchAugment
 from mlops_img.data.batch import Batch

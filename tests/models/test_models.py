@@ -239,3 +239,20 @@ def test_stem_stride_decides_the_size_of_the_feature_map(name: str, stride: int 
 def test_impossible_stem_stride_is_rejected(name: str, stride: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(name, stem_stride=stride)
+
+
+def test_bn_momentum_weighs_a_new_batch_in_the_running_statistics() -> None:
+    model = build("test_resnet", bn_momentum=0.4)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    images = torch.randn(4, 3, SIDE, SIDE)
+    first = norms[0]
+    given: list[Tensor] = []
+    first.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    model(images)
+    assert torch.allclose(first.running_mean, 0.4 * given[0].mean((0, 2, 3)), atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_bn_momentum_of_a_model_without_batch_norm_is_rejected() -> None:
+    with pytest.raises(UserError, match=r"model\.bn_momentum=0\.4: the model has no batch norm"):
+        build("test_vit", bn_momentum=0.4)

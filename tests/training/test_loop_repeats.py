@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlops_img.config.train import AugmentConfig
+from mlops_img.config.augment import AugmentConfig
 from mlops_img.core.precision import Precision
 from mlops_img.data.augment import BatchAugment
 from mlops_img.errors import StoppedOnRequest
