@@ -49,23 +49,25 @@ def evaluate(config: EvaluateConfig) -> float:
     """
     _reject_unused_keys(config.data)
 
-    from mlops_img.evaluation.evaluator import evaluate_splits, read_pixels, warn_of_few_images
     from mlops_img.evaluation.external import evaluate_external, open_external
+    from mlops_img.evaluation.splits import evaluate_splits, read_pixels, warn_of_few_images
     from mlops_img.evaluation.trained import open_trained
+    from mlops_img.evaluation.tta import ViewAveraging
     from mlops_img.reporting.results import result_subfolder, write_result
 
     overrides = EvaluateDataConfig(on_bad_image=config.data.on_bad_image, workers=config.data.workers)
     run = open_trained(config.run, data=overrides, train=config.train)
     external = open_external(run, config.data, config.split)
+    views = ViewAveraging(config.tta, config.tta_share) if config.tta != "none" else None
     subfolder: str | None  # below evaluation/ in the run folder
     if external is not None:
-        result, images, subfolder = evaluate_external(run, external), external.images, external.name
+        result, images, subfolder = evaluate_external(run, external, views), external.images, external.name
         origin = f"data set {external.root}"
     else:
         run.config.data.root = config.data.root or run.config.data.root
         own = run.with_data()
         images = own.dataset.split(config.split)
-        result = evaluate_splits(None, own.trained, own.evaluator(), own.dataset, [config.split])[config.split]
+        result = evaluate_splits(None, own.trained, own.evaluator(), own.dataset, [config.split], views)[config.split]
         subfolder, origin = result_subfolder(own, result), own.dataset.origins[config.split].text(config.split)
     path, report = write_result(
         run.folder, result, lambda row: read_pixels(images, row, run.trained.preprocessing), subfolder
@@ -87,6 +89,10 @@ def _print_result(split: str, result: dict[str, Any], origin: str) -> None:
     for name in (*METRICS, *PRINTED):
         interval = result["top1_interval"] if name == "top1" else None
         print(f"{split}.{name:18}{with_interval(result[name], interval)}")
+    if "tta" in result:
+        for name in METRICS:
+            interval = result["tta"]["top1_interval"] if name == "top1" else None
+            print(f"{split}.{f'tta.{name}':18}{with_interval(result['tta'][name], interval)}")
 
 
 def _reject_unused_keys(data: EvaluateDataConfig) -> None:

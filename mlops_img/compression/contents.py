@@ -33,8 +33,8 @@ from mlops_img.core.text import markdown_table
 from mlops_img.data.sources.split_origin import noted_splits
 from mlops_img.evaluation.calibration import fit_temperature
 from mlops_img.evaluation.confidence import with_interval
-from mlops_img.evaluation.evaluator import read_pixels
 from mlops_img.evaluation.metrics import METRICS
+from mlops_img.evaluation.splits import read_pixels
 from mlops_img.evaluation.trained import FinishedRun
 from mlops_img.monitoring.reference import write_reference
 from mlops_img.reporting.pictures import shrink

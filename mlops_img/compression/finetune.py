@@ -29,7 +29,10 @@ def fine_tune(run: FinishedRun, model: nn.Module, options: PruneConfig) -> nn.Mo
     config.train.epochs, config.train.max_steps = options.epochs, None
     config.train.precision, config.train.ema_decay = "auto", None
     config.optim.lr *= options.lr_fraction
-    setup = set_up(config, model=model.train(), classes=run.trained.classes)
+    teacher = None
+    if options.distill_weight > 0:
+        teacher, config.distill.weight = deepcopy(run.trained.model), options.distill_weight
+    setup = set_up(config, model=model.train(), classes=run.trained.classes, teacher=teacher)
     images = setup.dataset.train
     batches = handle_bad_images(
         training_batches(setup), images, SkippedImages() if config.data.on_bad_image == "skip" else None

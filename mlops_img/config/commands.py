@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from mlops_img.config.augment import AugmentConfig
 from mlops_img.config.data import DataConfig, EvaluateDataConfig
-from mlops_img.config.rules import between, each_more_than, key, more_than, not_empty, one_of
+from mlops_img.config.rules import between, each_more_than, key, more_than, not_empty, one_from, one_of
 from mlops_img.config.train import PRECISION
 
 
@@ -35,6 +35,11 @@ class EvaluateConfig:
     # Options of the group `data` may set it; evaluation does not use it.
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: EvaluateTrainConfig = field(default_factory=EvaluateTrainConfig)
+    # Test-time augmentation, whose figures are shown beside those without: none, flip (each image and its mirror
+    # image), flip+shift (those, also moved by 1/32 of the side each way).
+    tta: str = key("none", one_from("mlops_img.preprocessing.views:VIEWS"))
+    # Share of the images that get it, the least certain ones.
+    tta_share: float = key(1.0, more_than(0), between(0, 1))
     # Modules to import besides those of the run, which register metrics of your own (docs/extending.md).
     plugins: list[str] = field(default_factory=list)
 

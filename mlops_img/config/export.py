@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mlops_img.config.data import EvaluateDataConfig
-from mlops_img.config.rules import at_least, folder_name, key, one_from, one_of
+from mlops_img.config.rules import at_least, between, folder_name, key, one_from, one_of
 
 
 @dataclass
@@ -32,6 +32,8 @@ class PruneConfig:
     # The fine-tuning that follows: its length and its highest learning rate as a share of the training's.
     epochs: int = 3
     lr_fraction: float = 0.1
+    # Share of the unpruned model's outputs in the loss of the fine-tuning (distill.weight); 0: the labels alone.
+    distill_weight: float = key(0.0, between(0, 1))
 
 
 @dataclass

@@ -140,6 +140,19 @@ class ProbeConfig:
 
 
 @dataclass
+class DistillConfig:
+    """Node `distill`: learn from a teacher's outputs besides the labels (arXiv:1503.02531)."""
+
+    # A run folder, a bundle that was not pruned, or a timm model whose published weights know these classes; null: no
+    # teacher.
+    teacher: str | None = key(None, path=True)
+    # The logits of teacher and student are divided by it.
+    temperature: float = key(2.0, more_than(0))
+    # Share of the teacher's targets in the loss; the rest is the labels'.
+    weight: float = key(0.5, between(0, 1))
+
+
+@dataclass
 class TrainConfig:
     """Node `train`: the loop."""
 
@@ -216,6 +229,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     # All randomness follows from it; the same seed gives the same run.

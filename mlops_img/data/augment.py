@@ -58,6 +58,11 @@ class ImageAugment:
         if config.custom:
             self._try_out()
 
+    @property
+    def changes(self) -> bool:
+        """Whether training images differ from those of the evaluation."""
+        return self.config.crop != "none" or self.config.alternate_hflip or bool(self.transforms)
+
     def __call__(self, image: NDArray[np.uint8], position: Position = NOWHERE) -> Tensor:
         """Map uint8 (height, width, 3) to uint8 (3, side, side), the side being the position's or else image_size."""
         square = self.crop(image, position.side or self.preprocessing.image_size)
@@ -181,6 +186,11 @@ class BatchAugment:
         if config.cutmix > 0:
             self.mixes.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
         self.erase = RandomErasing(config.random_erasing) if config.random_erasing > 0 else None
+
+    @property
+    def changes(self) -> bool:
+        """Whether batches are changed at all."""
+        return bool(self.mixes) or self.erase is not None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Augment a batch.

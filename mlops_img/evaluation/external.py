@@ -23,6 +23,7 @@ from mlops_img.errors import UserError, did_you_mean
 from mlops_img.evaluation.own_data import class_indices, external_config, is_own_data
 from mlops_img.evaluation.result import build_result
 from mlops_img.evaluation.trained import TrainedRun
+from mlops_img.evaluation.tta import ViewAveraging
 
 NAMED_CLASSES = 10
 LONGEST_NAME = 100
@@ -94,16 +95,17 @@ def open_external(run: TrainedRun, given: EvaluateDataConfig, split: str) -> Ext
     )
 
 
-def evaluate_external(run: TrainedRun, data: ExternalData) -> dict[str, Any]:
+def evaluate_external(run: TrainedRun, data: ExternalData, views: ViewAveraging | None = None) -> dict[str, Any]:
     """Evaluate the run on all images of the data set, with the temperature of the run.
 
     Returns:
-        The result of `mlops_img.evaluation.evaluator.evaluate_splits` for one split, and `data`, which describes it.
+        The result of `mlops_img.evaluation.splits.evaluate_splits` for one split, and `data`, which describes it.
     """
-    temperature = run.temperature()
-    predictions, skipped = run.evaluator().predict(run.trained.model, data.images)
+    temperature, evaluator = run.temperature(), run.evaluator()
+    predictions, skipped = evaluator.predict(run.trained.model, data.images)
     if skipped:
         log.warning("%s: %d of %d images skipped in the evaluation", data.root, len(skipped), len(data.images))
+    tta = {} if views is None else {"tta": views.evaluate(evaluator, run.trained.model, data.images, predictions)}
     return {
         "split": data.split,
         "data": {
@@ -114,6 +116,7 @@ def evaluate_external(run: TrainedRun, data: ExternalData) -> dict[str, Any]:
         },
         "skipped": [{"path": path, "reason": reason} for path, reason in skipped.items()],
         **build_result(predictions, run.trained.classes, list(data.images.paths), temperature),
+        **tta,
     }
 
 

@@ -85,7 +85,10 @@ def check_unchanged(config: dict[str, Any], fingerprint: str, checkpoint: dict[s
     Raises:
         UserError: The data or a key of `MUST_NOT_CHANGE` changed.
     """
-    before, now = _flat(checkpoint["config"]), _flat(config)
+    now = _flat(config)
+    # A key that is newer than the checkpoint had, in effect, its default value.
+    defaults = {key: value for key, value in _flat(as_plain(Config())).items() if key in now}
+    before = defaults | _flat(checkpoint["config"])
     changed = {
         key: f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted(before.keys() | now.keys())

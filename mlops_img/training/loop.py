@@ -21,6 +21,7 @@ from mlops_img.data.batch import Batch
 from mlops_img.errors import StoppedOnRequest
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
+from mlops_img.training.distill import Distillation
 from mlops_img.training.optim import set_learning_rate
 from mlops_img.training.progress import Speed
 from mlops_img.training.schedule import Schedule
@@ -40,6 +41,7 @@ class Recipe:
     accumulate: int = 1
     grad_clip: float | None = 1.0
     channels_last: bool = True
+    distillation: Distillation | None = None
 
 
 @dataclass
@@ -144,7 +146,10 @@ def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finit
             images = images.contiguous()
         with precision.autocast():
             logits = state.model(images)
-        loss = recipe.loss(logits, targets) / recipe.accumulate
+        loss = recipe.loss(logits, targets)
+        if recipe.distillation is not None:
+            loss = recipe.distillation.mix(loss, logits, images, batch.rows, precision)
+        loss = loss / recipe.accumulate
         finite.ask(loss, batch.rows)
         state.scaler.scale(loss).backward()
         step_loss += loss.detach()

@@ -17,8 +17,9 @@ from mlops_img.data.loader import handle_bad_images
 from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confidence import with_interval
-from mlops_img.evaluation.evaluator import evaluate_splits, load_trained, read_pixels, warn_of_few_images
+from mlops_img.evaluation.evaluator import load_trained
 from mlops_img.evaluation.metrics import METRICS
+from mlops_img.evaluation.splits import evaluate_splits, read_pixels, warn_of_few_images
 from mlops_img.reporting.report import write_report
 from mlops_img.runs.checkpoint import Checkpoints, newest_valid, step_checkpoints
 from mlops_img.runs.folder import Origin, RunFolder

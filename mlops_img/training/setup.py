@@ -27,6 +27,7 @@ from mlops_img.models.build import build_model, check_forward, normalization
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.data_init import InitializedFromImages, init_from_images
+from mlops_img.training.distill import make_distillation
 from mlops_img.training.loop import Intervals, Recipe
 from mlops_img.training.losses import make_loss
 from mlops_img.training.optim import make_optimizer
@@ -62,6 +63,7 @@ def set_up(
     first_weights: bool = True,
     model: nn.Module | None = None,
     classes: Sequence[str] | None = None,
+    teacher: nn.Module | None = None,
 ) -> Setup:
     """Build data set, model, optimizer and the rest.
 
@@ -70,6 +72,7 @@ def set_up(
         first_weights: load what `model.weights` names; False where a checkpoint will fill the model.
         model: takes the place of the one that the configuration describes.
         classes: of weights that were trained before, whose order the labels follow.
+        teacher: to distill from instead of `distill.teacher`; takes the same images and has the same classes.
 
     Raises:
         UserError: one of them cannot be built as configured.
@@ -108,10 +111,13 @@ def set_up(
         model.compile()  # after the moving average has copied it
     schedule = make_schedule(config.schedule, intervals.total, intervals.epoch)
     pace = Pace(intervals.total) if config.train.max_minutes is not None else None
+    evaluator = Evaluator.of(config, preprocessing, precision)
+    augment = ImageAugment(config.augment, preprocessing, config.seed)
+    batch_augment = BatchAugment(config.augment, len(dataset.classes))
     recipe = Recipe(
         loss=make_loss(config.loss, dataset.classes, dataset.train.labels).to(device),
         preprocessing=preprocessing,
-        augment=BatchAugment(config.augment, len(dataset.classes)),
+        augment=batch_augment,
         precision=precision,
         schedule=schedule if pace is None else pace.schedule(schedule),
         lr=config.optim.lr,
@@ -119,9 +125,8 @@ def set_up(
         accumulate=config.train.accumulate,
         grad_clip=config.train.grad_clip,
         channels_last=config.train.channels_last,
+        distillation=make_distillation(config, dataset, evaluator, (augment, batch_augment), teacher),
     )
-    augment = ImageAugment(config.augment, preprocessing, config.seed)
-    evaluator = Evaluator.of(config, preprocessing, precision)
     return Setup(config, dataset, recipe, intervals, augment, evaluator, state, pace, resolution)
 
 

@@ -220,9 +220,11 @@ def test_run_without_a_checkpoint_is_refused(command: Command, run: Path, tmp_pa
     assert "best.pt" in outcome.err
 
 
-def test_pruned_net_is_smaller_and_still_works(command: Command, run: Path) -> None:
+@pytest.mark.parametrize("distill_weight", [0, 0.5])
+def test_pruned_net_is_smaller_and_still_works(command: Command, run: Path, distill_weight: float) -> None:
     settings = ("export.compile=false", "quantize=none", "prune=channels", "prune.macs=0.3", "prune.epochs=2")
-    outcome = command("mlops_img.export", f"run={run}", "bundles=bundles", *settings)
+    distill = f"prune.distill_weight={distill_weight}"
+    outcome = command("mlops_img.export", f"run={run}", "bundles=bundles", *settings, distill)
     assert outcome.code == 0, outcome.err
     pruning = read_bundle(Path("bundles/latest")).pruning
     assert pruning is not None

@@ -22,7 +22,7 @@ from mlops_img.config.rules import validate
 from mlops_img.data import loader
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError
-from mlops_img.evaluation.evaluator import read_pixels
+from mlops_img.evaluation.splits import read_pixels
 from mlops_img.preprocessing.decode import decode_rgb
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import read_checkpoint

@@ -149,6 +149,17 @@ def test_resume_rejects_incompatible_changes(train: Train, stopped: Path, change
     assert train("hydra.run.dir=runs/a", "resume=auto").code == 0, "the rejected attempt did not change the run"
 
 
+def test_keys_that_are_newer_than_the_checkpoint_count_as_unchanged(train: Train, stopped: Path) -> None:
+    for path in (stopped / "checkpoints").glob("*.pt"):
+        content = torch.load(path, weights_only=True)
+        del content["config"]["augment"]["alternate_hflip"], content["config"]["distill"]
+        torch.save(content, path)
+    outcome = train("hydra.run.dir=runs/a", "resume=auto")
+    assert outcome.code == 0, outcome.err
+    assert "changed since" not in outcome.out
+    assert "resuming after step 1" in outcome.out
+
+
 def test_existing_run_is_not_overwritten(train: Train, tmp_path: Path) -> None:
     assert train("hydra.run.dir=runs/a").code == 0
     before = metrics(tmp_path / "runs/a")
