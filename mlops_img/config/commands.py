@@ -1,8 +1,9 @@
-"""Every key of the small commands: evaluate, audit, store, benchmark."""
+"""Every key of the small commands: evaluate, soup, audit, store, benchmark."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -56,6 +57,20 @@ class AuditConfig:
     near_duplicate_bits: int = key(6, between(0, 8))
     # Where the findings are written as JSON; null: <root>.audit.json beside the root, or here if that is read-only.
     output: str | None = key(None, path=True)
+
+
+@dataclass
+class SoupConfig:
+    """The configuration of `python -m mlops_img.soup`."""
+
+    # The folder of a multirun, or a list of run folders.
+    runs: Any = MISSING
+    # The new run folder; null: <runs_dir>/soup-<time>.
+    output: str | None = key(None, path=True)
+    runs_dir: str = key("runs", path=True)
+    # Training images from which the statistics of batch norm are estimated for each average.
+    images: int = key(2048, more_than(0))
+    train: EvaluateTrainConfig = field(default_factory=EvaluateTrainConfig)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, cast, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from mlops_img.config.commands import AuditConfig, BenchmarkConfig, EvaluateConfig, StoreConfig
+from mlops_img.config.commands import AuditConfig, BenchmarkConfig, EvaluateConfig, SoupConfig, StoreConfig
 from mlops_img.config.data import DATA_SOURCES, DataConfig, EvaluateDataConfig
 from mlops_img.config.export import ExportConfig
 from mlops_img.config.train import Config
@@ -21,6 +21,7 @@ COMMANDS: dict[str, type[Any]] = {
     "benchmark": BenchmarkConfig,
     "audit": AuditConfig,
     "store": StoreConfig,
+    "soup": SoupConfig,
 }
 FREE_FORM = ("kwargs", "custom", "lr_scales")  # keys of mappings that may hold any key
 

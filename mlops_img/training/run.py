@@ -89,7 +89,7 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     try:
         show_training_samples(setup, folder, tracker)
         _train(context)
-        summary = _conclude(context)
+        summary = conclude(context)
     finally:
         tracker.finish(summary)
     return summary
@@ -170,7 +170,7 @@ def _train(run: RunContext) -> None:
         log.warning("train.max_minutes=%g ended the training within its first epoch", config.train.max_minutes)
 
 
-def _conclude(run: RunContext) -> dict[str, Any]:
+def conclude(run: RunContext) -> dict[str, Any]:
     """Evaluate the kept weights on validation and test (if there is one); write and return the summary."""
     setup, folder, dataset = run.setup, run.folder, run.setup.dataset
     best = folder.checkpoints / "best.pt"

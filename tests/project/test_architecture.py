@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "mlops_img"
-COMMANDS = ("train", "evaluate", "audit", "export", "benchmark", "store", "service")
+COMMANDS = ("train", "evaluate", "audit", "export", "benchmark", "store", "soup", "service")
 
 # From the lowest floor up. Rooms on one floor do not import one another.
 FLOORS: tuple[tuple[str, ...], ...] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -164,8 +163,3 @@ def published(classes: int) -> nn.Module:
     model = MeanColors()
     model.pretrained_cfg = {"num_classes": classes}  # type: ignore[assignment]
     return model
-
-
-def test_summary_of_a_student_is_like_any_other(train: Train, run: Path, tmp_path: Path) -> None:
-    assert train(f"distill.teacher={run}", "hydra.run.dir=runs/a").code == 0
-    assert json.loads((tmp_path / "runs/a/summary.json").read_text())["steps"] == 12
