@@ -92,6 +92,19 @@ def more_than(limit: float) -> Rule:
     return _require(lambda value: value > limit, f"it must be more than {limit}")
 
 
+def word_or(word: str, rule: Rule) -> Rule:
+    """Allow this word, and numbers that another rule allows."""
+
+    def checked(name: str, value: Any) -> None:
+        if value == word:
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{name}={value}: it can be a number or {word}.{did_you_mean(str(value), [word])}")
+        rule(name, value)
+
+    return checked
+
+
 def between(low: float, high: float) -> Rule:
     """Allow these two numbers and those between them."""
     return _require(lambda value: low <= value <= high, f"it must lie between {low} and {high}")

@@ -26,6 +26,7 @@ from mlops_img.config.rules import (
     not_empty,
     one_from,
     one_of,
+    word_or,
 )
 from mlops_img.errors import UserError
 
@@ -73,7 +74,8 @@ class OptimConfig:
 
     # adamw, sgd (with Nesterov momentum), lamb, muon, or another name of timm.optim.list_optimizers().
     name: str = "adamw"
-    lr: float = key(1e-3, more_than(0))
+    # The highest rate of the schedule, or auto: found by a range test of 100 steps before the run.
+    lr: Any = key(1e-3, word_or("auto", more_than(0)))
     weight_decay: float = key(0.05, at_least(0))
     # Momentum of sgd and muon; Adam-like optimizers take betas from kwargs.
     momentum: float = 0.9

@@ -29,6 +29,7 @@ from mlops_img.evaluation.confusion import most_confused
 from mlops_img.evaluation.metrics import METRICS
 from mlops_img.reporting import figures
 from mlops_img.reporting.pictures import contact_sheet, data_uri, embed, shrink
+from mlops_img.reporting.range_figure import lr_range_figure
 from mlops_img.reporting.style import DPI, percent, png_bytes
 from mlops_img.runs.folder import RunFolder
 
@@ -77,7 +78,7 @@ def write_report(
     images = [shrink(read_image(mistake["index"])) for mistake in mistakes]
 
     charts: dict[str, Chart] = {}
-    for name, figure in _figures(evaluation, metrics, images):
+    for name, figure in _figures(run_dir, evaluation, metrics, images):
         path = folder / f"{name}.png"
         path.unlink(missing_ok=True)
         if figure:
@@ -138,7 +139,7 @@ def read_metrics(run_dir: Path) -> Metrics:
 
 
 def _figures(
-    evaluation: dict[str, Any], metrics: Metrics, images: list[NDArray[np.uint8]]
+    run_dir: Path, evaluation: dict[str, Any], metrics: Metrics, images: list[NDArray[np.uint8]]
 ) -> Iterator[tuple[str, Figure | None]]:
     """Yield the name of each figure and the figure, or None if there is no data, so that only one is in memory."""
     has_curves = metrics.training or metrics.validation
@@ -146,6 +147,8 @@ def _figures(
         "learning_curves",
         figures.learning_curves_figure(metrics.training, metrics.validation) if has_curves else None,
     )
+    found = read_json(RunFolder(run_dir).lr_range)
+    yield "lr_range", lr_range_figure(found) if found else None
     yield "confusion", figures.confusion_figure(evaluation["confusion"], evaluation["classes"])
     yield "per_class", figures.per_class_figure(evaluation["per_class"])
     yield (

@@ -46,6 +46,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.skipped = path / "skipped.json"
         self.non_finite = path / "non_finite.json"
+        self.lr_range = path / "lr_range.json"
         self.checkpoints = path / "checkpoints"
         self.training_samples = path / "report" / "training_samples.png"
 
