@@ -92,14 +92,16 @@ def more_than(limit: float) -> Rule:
     return _require(lambda value: value > limit, f"it must be more than {limit}")
 
 
-def word_or(word: str, rule: Rule) -> Rule:
-    """Allow this word, and numbers that another rule allows."""
+def word_or(word: str, rule: Rule, *, whole: bool = False) -> Rule:
+    """Allow this word, and the numbers that another rule allows; only whole ones if `whole`."""
+    number = int if whole else int | float
 
     def checked(name: str, value: Any) -> None:
         if value == word:
             return
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{name}={value}: it can be a number or {word}.{did_you_mean(str(value), [word])}")
+        if isinstance(value, bool) or not isinstance(value, number):
+            kind = "a whole number" if whole else "a number"
+            raise UserError(f"{name}={value}: it can be {kind} or {word}.{did_you_mean(str(value), [word])}")
         rule(name, value)
 
     return checked

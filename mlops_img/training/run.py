@@ -26,18 +26,17 @@ from mlops_img.runs.folder import Origin, RunFolder
 from mlops_img.runs.provenance import dvc_md5
 from mlops_img.runs.resume import as_plain, check_unchanged
 from mlops_img.runs.tracking import check_online, start_tracker
+from mlops_img.training.automatic import set_up_run
 from mlops_img.training.context import RunClock, RunContext
 from mlops_img.training.hooks import RunHooks, out_of_patience
 from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
-from mlops_img.training.lr_range import find_learning_rate
 from mlops_img.training.paced_hooks import PacedHooks
 from mlops_img.training.probe import probe
 from mlops_img.training.profiling import profiled
 from mlops_img.training.samples import show_training_samples
-from mlops_img.training.setup import Setup, set_up, training_batches
+from mlops_img.training.setup import Setup, training_batches
 
-LR_BEFORE_SEARCH = 1e-3  # builds the optimizer of a run whose rate is not known yet
 NAMED_IMAGES = 3  # in the error of a loss that is not finite
 # Of an evaluation in summary.json, besides every metric.
 SUMMARIZED = ("top1_interval", "ece", "ece_calibrated", "n")
@@ -64,19 +63,10 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     check_online(config.tracking)
     folder.create()
     checkpoint = _checkpoint_to_resume(config, folder)
-    search = config.optim.lr == "auto"
-    if search:
-        config.optim.lr = LR_BEFORE_SEARCH if checkpoint is None else checkpoint["config"]["optim"]["lr"]
-    setup = set_up(
-        config,
-        first_weights=checkpoint is None,
-        classes=None if checkpoint is None else checkpoint["classes"],
-    )
+    setup = set_up_run(config, folder, checkpoint)
     if checkpoint is not None:
         _restore(setup, checkpoint)
         clock.add(setup.state.seconds)
-    elif search and config.train.epochs > 0:
-        setup = find_learning_rate(setup, folder)
     data = {
         "fingerprint": setup.dataset.fingerprint,
         "dvc_md5": dvc_md5(Path(config.data.root)),

@@ -166,6 +166,7 @@ def test_every_path_is_marked() -> None:
         "bundle",
         "bundles",
         "output",
+        "distill.teacher",
     }
     assert "optim.lr" in leaf_keys(Config)
     assert "data.file_column" in leaf_keys(Config)
