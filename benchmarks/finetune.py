@@ -1,12 +1,13 @@
-"""How good fine-tuning is for its time: `experiment=finetune` beside timm's train.py and PyTorch's tutorial loop.
+"""How good fine-tuning is for its time: our recipes beside timm's train.py and PyTorch's tutorial loop.
 
     python benchmarks/finetune.py --data sports24 --weights tf_efficientnet_lite0.safetensors --timm-train train.py
 
-All start from the same weights and train for as many epochs at the same size; each is a process of its own, and they
-take turns, seed by seed. Its time is taken twice: from its start to its end, and as the processor's, which other
-programs on the machine leave as it is. Each chooses its epoch by validation top-1, and the test
-images see those weights alone. The data are class folders in train, valid and test. timm's train.py is not part of
-its package: take it from a checkout of the repository, of the installed version.
+All start from the same weights and train for as many epochs at the same size; the probe trains none. Each is a process
+of its own, and they take turns, seed by seed. Caches are empty at its start, but for the recipe whose name says so. Its
+time is taken twice: from its start to its end, and as the processor's, which other programs on the machine leave as it
+is. Each chooses its epoch by validation top-1, and the test images see those weights alone. The data are class folders
+in train, valid and test. timm's train.py is not part of its package: take it from a checkout of the repository, of the
+installed version.
 
 Figures are kept when all asked runs are done. To measure for hours bit by bit, ask for some --seeds or --contenders at
 a time: --keep adds them to those of the same settings.
@@ -15,10 +16,12 @@ a time: --keep adds them to those of the same settings.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +33,7 @@ from statistics import mean
 import timm
 import torch
 from harness import Benchmark, options_of, run_benchmark
-from progress import say, turns
+from progress import say, stage, turns
 from records import FOLDER, Case, read
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -43,10 +46,16 @@ Accuracy = tuple[float, float]
 Training = Callable[[int, Path], Accuracy]
 
 
-def python(*arguments: str, cwd: Path) -> str:
-    """Run Python as a process of its own and return what it printed."""
+def python(*arguments: str, cwd: Path, cache: Path | None = None) -> str:
+    """Run Python as a process of its own and return what it printed.
+
+    Args:
+        arguments: of Python.
+        cwd: the folder to run in.
+        cache: takes the place of ~/.cache; None: one in `cwd`.
+    """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(cache or cwd / "cache")}
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -60,16 +69,21 @@ def python(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def ours(options: argparse.Namespace, *overrides: str) -> Training:
-    """Return our recipe, changed by these overrides."""
+def ours(
+    options: argparse.Namespace, *overrides: str, experiment: str = "finetune", cache: Path | None = None
+) -> Training:
+    """Return a recipe of ours, changed by these overrides."""
+    epochs = [] if experiment == "probe" else [f"train.epochs={options.epochs}"]
 
     def train(seed: int, folder: Path) -> Accuracy:
         python(
-            *("-m", "mlops_img.train", "experiment=finetune", "tracking=none", f"seed={seed}"),
+            *("-m", "mlops_img.train", f"experiment={experiment}", "tracking=none", f"seed={seed}"),
             *("model=timm", f"model.name={options.model}", f"model.weights={options.weights}"),
             *(f"data.root={options.data}", "data.allow_leakage=true", f"data.image_size={options.size}"),
-            *(f"train.epochs={options.epochs}", f"hydra.run.dir={folder / 'run'}", *overrides),
+            *epochs,
+            *(f"hydra.run.dir={folder / 'run'}", *overrides),
             cwd=folder,
+            cache=cache,
         )
         summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
         return summary["val.top1"], summary["test.top1"]
@@ -146,6 +160,15 @@ CONTENDERS: dict[str, tuple[str, Callable[[argparse.Namespace], Training]]] = {
         "mlops_img experiment=finetune train.select=best",
         lambda options: ours(options, "train.select=best"),
     ),
+    "probe": ("mlops_img experiment=probe", lambda options: ours(options, experiment="probe")),
+    "probe_again": (
+        "mlops_img experiment=probe, features in the cache",
+        lambda options: ours(options, experiment="probe", cache=options.cache),
+    ),
+    "probe_then_finetune": (
+        "mlops_img experiment=probe_then_finetune",
+        lambda options: ours(options, experiment="probe_then_finetune"),
+    ),
     "timm": ("timm train.py", timm_train),
     "tutorial": ("PyTorch's tutorial loop", tutorial),
 }
@@ -168,6 +191,8 @@ def main() -> None:
             setattr(options, name, path.resolve())
         if path is not None and not path.exists():
             parser.error(f"--{name.replace('_', '-')} {path}: there is no such file or folder")
+    options.cache = Path(tempfile.mkdtemp(prefix="finetune-cache-"))
+    atexit.register(shutil.rmtree, options.cache, ignore_errors=True)
     asked = {name: make for key, (name, make) in CONTENDERS.items() if key in options.contenders}
     settings = {name: getattr(options, name) for name in ("model", "size", "epochs")}
     benchmark = Benchmark("finetune", rounds=len(options.seeds), settings=settings)
@@ -176,6 +201,11 @@ def main() -> None:
         del asked[timm_name]
         benchmark.skip(timm_name, "no --timm-train: timm's script is in its repository, not in its package")
     contenders = {name: make(options) for name, make in asked.items()}
+    cached = CONTENDERS["probe_again"][0]
+    if cached in contenders:
+        stage("filling the cache")
+        with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
+            contenders[cached](options.seeds[0], Path(folder))
     runs: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in options.seeds}
     for number, name in turns("finetune", list(contenders), len(options.seeds)):
         seed = options.seeds[number - 1]
