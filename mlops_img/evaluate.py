@@ -37,6 +37,8 @@ UNUSED_KEYS = frozenset(
         "allow_leakage",
         "allow_class_mismatch",
         "limit",
+        "cache",
+        "cache_gb",
     )
 )
 

@@ -62,6 +62,11 @@ class DataConfig(EvaluateDataConfig):
     limit: int | None = key(None, more_than(0))
     # Processes that read and decode; null: 0 when training on a CPU, else up to 8.
     workers: int | None = key(None, at_least(0))
+    # What is kept of training images below ~/.cache from the first epoch on, for all runs: none; decoded, the pixels;
+    # resized, the pixels of a smaller copy, whose shorter side is what the crops of `augment` need.
+    cache: str = key("none", one_of("none", "decoded", "resized"))
+    # Gigabytes that this cache may take, of all data sets together.
+    cache_gb: float = key(20.0, more_than(0))
 
 
 @dataclass

@@ -19,7 +19,8 @@ from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import BatchAugment, ImageAugment
 from mlops_img.data.batch import Batch
 from mlops_img.data.dataset import Dataset, load_dataset
-from mlops_img.data.loader import make_loader
+from mlops_img.data.loader import Decode, make_loader
+from mlops_img.data.pixel_cache import cached_decode
 from mlops_img.data.sampler import ShuffledBatchSampler
 from mlops_img.errors import UserError
 from mlops_img.evaluation.evaluator import Evaluator
@@ -47,6 +48,7 @@ class Setup:
     recipe: Recipe
     intervals: Intervals
     augment: ImageAugment
+    decode: Decode
     evaluator: Evaluator
     state: TrainState
     pace: Pace | None = None
@@ -127,7 +129,9 @@ def set_up(
         channels_last=config.train.channels_last,
         distillation=make_distillation(config, dataset, evaluator, (augment, batch_augment), teacher),
     )
-    return Setup(config, dataset, recipe, intervals, augment, evaluator, state, pace, resolution)
+    largest = config.data.image_size if resolution is None else resolution.sides[-1]
+    decode = cached_decode(config.data, config.augment, preprocessing, largest)
+    return Setup(config, dataset, recipe, intervals, augment, decode, evaluator, state, pace, resolution)
 
 
 def _check_trainable(model: nn.Module, config: Config) -> None:
@@ -188,7 +192,7 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
         images,
         setup.augment,
         sampler,
-        decode=setup.recipe.preprocessing.decode,
+        decode=setup.decode,
         seed=config.seed,
         workers=setup.evaluator.workers,
         device=device,
