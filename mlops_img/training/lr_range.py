@@ -15,7 +15,8 @@ from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.runs.folder import RunFolder
-from mlops_img.training.loop import FiniteCheck, NonFiniteLossError, train_step
+from mlops_img.training.finite import FiniteCheck
+from mlops_img.training.loop import NonFiniteLossError, train_step
 from mlops_img.training.optim import make_optimizer
 from mlops_img.training.setup import Setup, training_batches
 

@@ -99,7 +99,7 @@ def test_a_result_that_differs_from_the_training_is_written_to_a_subfolder(
     assert command("mlops_img.evaluate", "run=runs/a").code == 0
     assert (run / "evaluation" / "test.json").read_bytes() == before[run / "evaluation" / "test.json"]
     # Simulates another precision, which changes every metric slightly.
-    monkeypatch.setattr("mlops_img.evaluation.evaluator.fit_temperature", lambda predictions: 1.25)
+    monkeypatch.setattr("mlops_img.evaluation.splits.fit_temperature", lambda predictions: 1.25)
     outcome = command("mlops_img.evaluate", "run=runs/a", "train.precision=fp32", "train.device=cpu")
     assert outcome.code == 0, outcome.err
     assert "is the result of the training and is kept: this result differs" in outcome.out

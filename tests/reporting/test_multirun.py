@@ -24,8 +24,8 @@ def test_multirun_with_a_failed_job_runs_and_ranks_the_others(train: Train, tmp_
     assert jobs == ["0", "1", "2"]
     assert (folder / "0" / "report" / "index.html").is_file()
     assert (folder / "2" / "report" / "index.html").is_file(), "the job after the failed one ran"
-    assert "optim.lr=-1.0: it must be more than 0" in (folder / "1" / "error.txt").read_text()
-    assert "optim.lr=-1.0: it must be more than 0" in (folder / "1" / "train.log").read_text()
+    assert "optim.lr=-1: it must be more than 0" in (folder / "1" / "error.txt").read_text()
+    assert "optim.lr=-1: it must be more than 0" in (folder / "1" / "train.log").read_text()
 
     rows = list(csv.DictReader((folder / "summary.csv").open()))
     assert [row["status"] for row in rows] == ["ok", "ok", "failed"]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mlops_img.core.precision import Precision
 from mlops_img.runs.checkpoint import TrainState
-from mlops_img.training.loop import FiniteCheck, Intervals, NonFiniteLossError, Recipe, fit, train_step
+from mlops_img.training.finite import FiniteCheck
+from mlops_img.training.loop import Intervals, NonFiniteLossError, Recipe, fit, train_step
 from tests.helpers.tiny_training import (
     OVERFLOWS,
     Notes,
