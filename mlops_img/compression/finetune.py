@@ -8,13 +8,11 @@ from copy import deepcopy
 from torch import Tensor, nn
 
 from mlops_img.config.export import PruneConfig
-from mlops_img.data.loader import handle_bad_images
-from mlops_img.data.skipped import SkippedImages
 from mlops_img.evaluation.trained import FinishedRun
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.loop import fit
 from mlops_img.training.progress import Speed
-from mlops_img.training.setup import set_up, training_batches
+from mlops_img.training.setup import checked_training_batches, set_up
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +31,7 @@ def fine_tune(run: FinishedRun, model: nn.Module, options: PruneConfig) -> nn.Mo
     if options.distill_weight > 0:
         teacher, config.distill.weight = deepcopy(run.trained.model), options.distill_weight
     setup = set_up(config, model=model.train(), classes=run.trained.classes, teacher=teacher)
-    images = setup.dataset.train
-    batches = handle_bad_images(
-        training_batches(setup), images, SkippedImages() if config.data.on_bad_image == "skip" else None
-    )
-    fit(setup.state, batches, setup.recipe, setup.intervals, PrintEpochs())
+    fit(setup.state, checked_training_batches(setup), setup.recipe, setup.intervals, PrintEpochs())
     return setup.state.model.cpu().eval()
 
 

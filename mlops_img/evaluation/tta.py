@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,6 @@ from mlops_img.evaluation.evaluator import Evaluator
 from mlops_img.evaluation.metrics import summarize
 from mlops_img.evaluation.predictions import Predictions
 from mlops_img.preprocessing.views import VIEWS, View, view_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

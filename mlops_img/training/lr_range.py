@@ -10,15 +10,13 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from mlops_img.core.files import write_json
-from mlops_img.data.loader import handle_bad_images
-from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.runs.folder import RunFolder
 from mlops_img.training.finite import FiniteCheck
 from mlops_img.training.loop import NonFiniteLossError, train_step
 from mlops_img.training.optim import make_optimizer
-from mlops_img.training.setup import Setup, training_batches
+from mlops_img.training.setup import Setup, checked_training_batches
 
 LOWEST, HIGHEST = 1e-6, 10.0
 STEPS = 100
@@ -99,8 +97,7 @@ def _losses_at_rising_rates(setup: Setup, steps: int) -> tuple[list[float], list
         epoch_loss=torch.zeros((), device=device),
     )
     recipe = replace(setup.recipe, lr=1.0, schedule=lambda step: rate_at(int(step), steps))
-    skipped = SkippedImages() if setup.config.data.on_bad_image == "skip" else None
-    stream = handle_bad_images(training_batches(setup), setup.dataset.train, skipped)
+    stream = checked_training_batches(setup)
     finite = FiniteCheck(device)
     rates: list[float] = []
     losses: list[float] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +19,10 @@ from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import BatchAugment, ImageAugment
 from mlops_img.data.batch import Batch
 from mlops_img.data.dataset import Dataset, load_dataset
-from mlops_img.data.loader import Decode, make_loader
+from mlops_img.data.loader import Decode, handle_bad_images, make_loader
 from mlops_img.data.pixel_cache import cached_decode
 from mlops_img.data.sampler import ShuffledBatchSampler
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
 from mlops_img.evaluation.evaluator import Evaluator
 from mlops_img.models.build import build_model, check_forward, normalization
@@ -197,6 +198,12 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
         workers=setup.evaluator.workers,
         device=device,
     )
+
+
+def checked_training_batches(setup: Setup, skipped: SkippedImages | None = None) -> Iterator[Batch]:
+    """Yield `training_batches`; where bad images are skipped, note them in `skipped`, else the first one raises."""
+    noted = SkippedImages() if skipped is None else skipped
+    return handle_bad_images(training_batches(setup), setup.dataset.train, noted if setup.evaluator.skip_bad else None)
 
 
 def make_intervals(config: Config, images: int) -> Intervals:

@@ -19,8 +19,6 @@ from mlops_img.config.plugins import import_plugins
 from mlops_img.config.train import Config
 from mlops_img.core.files import read_json, write_json, write_text
 from mlops_img.core.seeding import seed_step
-from mlops_img.data.loader import handle_bad_images
-from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
 from mlops_img.evaluation.metrics import METRICS, summarize
 from mlops_img.runs.checkpoint import Checkpoints, read_checkpoint
@@ -29,7 +27,7 @@ from mlops_img.runs.resume import as_plain
 from mlops_img.runs.tracking import start_tracker
 from mlops_img.training.context import RunClock, RunContext
 from mlops_img.training.run import conclude
-from mlops_img.training.setup import Setup, set_up, training_batches
+from mlops_img.training.setup import Setup, checked_training_batches, set_up
 
 Weights = Mapping[str, Tensor]
 
@@ -202,8 +200,7 @@ def _with_own_statistics(setup: Setup, weights: Weights, images: int) -> Weights
     """Return the weights with batch-norm statistics estimated from training images, augmented as in training."""
     model, precision = setup.state.model, setup.recipe.precision
     model.load_state_dict(weights)
-    skipped = SkippedImages() if setup.config.data.on_bad_image == "skip" else None
-    batches = handle_bad_images(training_batches(setup), setup.dataset.train, skipped)
+    batches = checked_training_batches(setup)
     count = max(1, images // setup.config.train.batch_size)
     seed_step(setup.config.seed, 0)  # dropout
     inputs = (

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlops_img.errors import EXIT_STOPPED
 from tests.helpers.commands import Outcome
 from tests.helpers.shapes import write_shapes
-from tests.helpers.stopped_runs import metrics, stop_after
+from tests.helpers.stopped_runs import assert_resumed_equals_whole
 
 Train = Callable[..., Outcome]
 SMALL_CNN = ("model.name=small_cnn", "model.kwargs.widths=[8,16]", "train.epochs=1")
@@ -51,12 +50,7 @@ def test_small_cnn_is_trained_evaluated_and_repeatable(train: Train, tmp_path: P
 def test_resumed_run_keeps_the_whitening_of_its_start(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train(*SMALL_CNN, "hydra.run.dir=runs/whole").code == 0
-    with monkeypatch.context() as patch:
-        stop_after(2, patch)
-        assert train(*SMALL_CNN, "hydra.run.dir=runs/cut").code == EXIT_STOPPED
-    assert train(*SMALL_CNN, "hydra.run.dir=runs/cut", "resume=auto").code == 0
-    assert metrics(tmp_path / "runs/whole") == metrics(tmp_path / "runs/cut")
+    assert_resumed_equals_whole(train, SMALL_CNN, 2, tmp_path / "runs", monkeypatch)
 
 
 def test_model_of_a_user_gets_normalized_training_images(train: Train, tmp_path: Path) -> None:

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mlops_img.core.precision import Precision
-from mlops_img.errors import EXIT_STOPPED
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.training import distill
 from mlops_img.training.distill import Distillation
 from mlops_img.training.teacher import Teacher, open_teacher, teacher_for
 from tests.helpers.commands import Outcome
-from tests.helpers.stopped_runs import metrics, stop_after
+from tests.helpers.stopped_runs import assert_resumed_equals_whole, metrics
 
 Train = Callable[..., Outcome]
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -137,12 +136,7 @@ def test_resumed_student_equals_the_uninterrupted_one(
     train: Train, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("augment=strong", f"distill.teacher={run}", "train.log_every_steps=1")
-    assert train(*settings, "hydra.run.dir=runs/whole").code == 0
-    with monkeypatch.context() as patch:
-        stop_after(3, patch)
-        assert train(*settings, "hydra.run.dir=runs/cut").code == EXIT_STOPPED
-    assert train(*settings, "hydra.run.dir=runs/cut", "resume=auto").code == 0
-    assert metrics(tmp_path / "runs/whole") == metrics(tmp_path / "runs/cut")
+    assert_resumed_equals_whole(train, settings, 3, tmp_path / "runs", monkeypatch)
 
 
 def test_teacher_whose_classes_have_no_names_is_taken_at_its_number_of_classes(
