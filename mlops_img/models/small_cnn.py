@@ -28,6 +28,7 @@ class SmallCNN(nn.Module):
         global_pool: timm's name of the pooling before the classifier: catavgmax (mean and maximum), avg, max, ...
         drop_rate: dropout before the classifier.
         dirac: initialize the convolutions of the stages to pass their input on (as far as they have channels for it).
+        logit_scale: the logits are multiplied by it; below 1 a high learning rate stays stable.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class SmallCNN(nn.Module):
         global_pool: str = "catavgmax",
         drop_rate: float = 0.0,
         dirac: bool = True,
+        logit_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
@@ -53,6 +55,7 @@ class SmallCNN(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.num_features = widths[-1] * self.global_pool.feat_mult()
         self.head = nn.Linear(self.num_features, num_classes)
+        self.logit_scale = logit_scale
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return the maps before the pooling, (n, widths[-1], ...)."""
@@ -62,7 +65,7 @@ class SmallCNN(nn.Module):
     def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits of these maps, or with `pre_logits` what enters the classifier (timm's interface)."""
         features: Tensor = self.head_drop(self.global_pool(maps))
-        return features if pre_logits else self.head(features)
+        return features if pre_logits else self.head(features) * self.logit_scale
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, num_classes) of images (n, in_chans, h, w)."""
