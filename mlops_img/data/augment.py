@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import compress
 from typing import Any
 
@@ -84,8 +84,7 @@ class ImageAugment:
         return square
 
     def _evaluation_crop(self, image: NDArray[np.uint8], side: int) -> Tensor:
-        own = self.preprocessing
-        return (own if side == own.image_size else replace(own, image_size=side)).crop(image)
+        return with_side(self.preprocessing, side).crop(image)
 
     def _random_resized_crop(self, image: NDArray[np.uint8], side: int) -> Tensor:
         # The parameters depend on the shape alone.
@@ -112,6 +111,12 @@ class ImageAugment:
             given = self._transform(square)
         if not isinstance(given, Tensor) or (given.dtype, given.shape) != (square.dtype, square.shape):
             raise UserError(f"augment.custom: it must return a uint8 tensor of shape (3, {side}, {side}), as it gets")
+
+
+@lru_cache
+def with_side(preprocessing: Preprocessing, side: int) -> Preprocessing:
+    """Return the same preprocessing with another image_size."""
+    return replace(preprocessing, image_size=side)
 
 
 class Flip:

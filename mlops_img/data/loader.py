@@ -60,10 +60,12 @@ class ImageBatches(Dataset[Batch]):
         self.transform = transform
         self.seed = seed
         self.decode = decode
+        # Asked once: isinstance of a protocol is slow for small images.
+        self.positional = transform if isinstance(transform, PositionDependent) else None
 
     def transform_at(self, position: Position) -> Transform:
         """Return the transform of the image at this position."""
-        return self.transform.at(position) if isinstance(self.transform, PositionDependent) else self.transform
+        return self.transform if self.positional is None else self.positional.at(position)
 
     def __getitem__(self, indices: BatchIndices) -> Batch:
         """Return the batch, without the images that cannot be decoded."""
