@@ -71,9 +71,12 @@ def compute_features(
 
     Returns:
         Features, float16 (n, d), and the rows of the images that they belong to, int64 (n,).
+
+    Raises:
+        UserError: the model's logits are not what its classifier returns.
     """
-    taken: list[Tensor] = []
-    hook = linear_classifier(model).register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    taken: list[tuple[Tensor, Tensor]] = []
+    hook = linear_classifier(model).register_forward_hook(lambda _, inputs, output: taken.append((inputs[0], output)))
     was_training = model.training
     model.eval()
     features, rows = [], []
@@ -82,8 +85,14 @@ def compute_features(
             for batch in batches:
                 moved = batch.to(precision.device)
                 with precision.autocast():
-                    model(preprocessing.normalize(moved.images))
-                features.append(taken.pop().flatten(1).half().cpu().numpy())
+                    logits = model(preprocessing.normalize(moved.images))
+                entered, returned = taken.pop()
+                if not torch.equal(logits, returned):
+                    raise UserError(
+                        "probe=linear: this model changes what its classifier returns (small_cnn's logit_scale, for "
+                        "example), so a classifier fitted on features would be wrong. Use another model, or probe=none"
+                    )
+                features.append(entered.flatten(1).half().cpu().numpy())
                 rows.append(batch.rows.numpy())
                 bar.update(len(batch.rows))
     finally:

@@ -61,6 +61,12 @@ def test_without_whitening_the_stem_is_trained_and_wants_no_images() -> None:
     assert not isinstance(model, InitializedFromImages)
 
 
+def test_logits_are_scaled_and_features_are_not() -> None:
+    model, images = build(widths=[8, 16], logit_scale=0.25).eval(), torch.randn(2, 3, 32, 32)
+    features = model.forward_head(model.forward_features(images), pre_logits=True)
+    assert torch.allclose(model(images), 0.25 * model.head(features))
+
+
 def test_dirac_convolutions_pass_their_input_on() -> None:
     stage = build(widths=[32, 40]).stages[1]
     images = torch.randn(2, 32, 8, 8)

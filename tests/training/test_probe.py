@@ -15,9 +15,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from mlops_img.core.precision import Precision
+from mlops_img.data.batch import Batch
 from mlops_img.errors import EXIT_STOPPED, UserError
+from mlops_img.models.small_cnn import small_cnn
+from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.training import probe as probe_module
-from mlops_img.training.features import FeatureCache, backbone_digest, linear_classifier
+from mlops_img.training.features import FeatureCache, backbone_digest, compute_features, linear_classifier
 from mlops_img.training.hooks import RunHooks
 from mlops_img.training.probe import Examples, fit_probe
 from tests.helpers.commands import TINY, Outcome
@@ -223,6 +227,19 @@ def test_image_that_cannot_be_decoded_is_named_or_skipped(probe: Command, traine
 def test_classifier_that_is_not_linear_is_a_user_error() -> None:
     with pytest.raises(UserError, match="the classifier of this model is not one linear layer"):
         linear_classifier(nn.Sequential(nn.Conv2d(3, 2, 1)))
+
+
+def test_model_that_changes_what_its_classifier_returns_is_a_user_error() -> None:
+    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    batch = Batch(images, torch.zeros(2, dtype=torch.int64), torch.arange(2), [])
+    preprocessing = Preprocessing(16, 1.0, (0.5,) * 3, (0.25,) * 3)
+    precision = Precision(torch.device("cpu"), torch.float32)
+    plain, scaled = (small_cnn(num_classes=2, widths=[8], whiten=False, logit_scale=scale) for scale in (1.0, 0.5))
+    features, rows = compute_features(plain, [batch], preprocessing, precision, total=2)
+    assert features.shape == (2, plain.num_features)
+    assert rows.tolist() == [0, 1]
+    with pytest.raises(UserError, match="this model changes what its classifier returns"):
+        compute_features(scaled, [batch], preprocessing, precision, total=2)
 
 
 @pytest.mark.parametrize(
