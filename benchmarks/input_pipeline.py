@@ -42,7 +42,7 @@ OURS, CACHED, PEER = "mlops_img", "mlops_img data.cache=resized", "torchvision I
 GOAL, CACHED_GOAL = 1.5, 3.0
 
 
-def ours(images: ImageSet, workers: int, decode: Decode = decode_rgb) -> Turn:
+def ours(images: ImageSet, workers: int, decode: Decode) -> Turn:
     augment = ImageAugment(AugmentConfig(), PREPROCESSING)
     per_epoch = len(images) // BATCH
     turns = iter(range(10**9))
@@ -100,13 +100,11 @@ def compare(photos: Path, benchmark: Benchmark) -> None:
         raise UserError(f"--photos {photos}: {len(images)} images to train on, fewer than a batch of {BATCH}")
     compare_evaluation_images(images)
     count = EPOCHS * (len(images) // BATCH) * BATCH
-    for workers in (0, 2):
-        contenders = {OURS: ours(images, workers), PEER: torchvision_folder(photos, workers)}
-        benchmark.compare(contenders, count, warmup=1, goals={PEER: GOAL}, case={"workers": workers})
-    decode = cached_decode(FolderConfig(root=str(photos), cache="resized"), AugmentConfig(), PREPROCESSING, SIDE)
-    for workers in (0, 2):
-        contenders = {CACHED: ours(images, workers, decode), PEER: torchvision_folder(photos, workers)}
-        benchmark.compare(contenders, count, warmup=1, goals={PEER: CACHED_GOAL}, case={"workers": workers})
+    cached = cached_decode(FolderConfig(root=str(photos), cache="resized"), AugmentConfig(), PREPROCESSING, SIDE)
+    for name, decode, goal in ((OURS, decode_rgb, GOAL), (CACHED, cached, CACHED_GOAL)):
+        for workers in (0, 2):
+            contenders = {name: ours(images, workers, decode), PEER: torchvision_folder(photos, workers)}
+            benchmark.compare(contenders, count, warmup=1, goals={PEER: goal}, case={"workers": workers})
 
 
 def main() -> None:

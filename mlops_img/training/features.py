@@ -55,6 +55,32 @@ def linear_classifier(model: nn.Module) -> nn.Linear:
     )
 
 
+@torch.no_grad()
+def check_logits(model: nn.Module, images: Tensor) -> None:
+    """Run the model on images to check that its logits are what its linear classifier returns.
+
+    Args:
+        model: left in the mode it was in.
+        images: normalized, float32 (n, channels, side, side), on the model's device.
+
+    Raises:
+        UserError: it has no linear classifier, or changes what that returns.
+    """
+    returned: list[Tensor] = []
+    hook = linear_classifier(model).register_forward_hook(lambda _, inputs, output: returned.append(output))
+    was_training = model.training
+    try:
+        logits = model.eval()(images)
+    finally:
+        hook.remove()
+        model.train(was_training)
+    if not torch.allclose(logits, returned[-1], rtol=0, atol=0, equal_nan=True):
+        raise UserError(
+            "probe=linear: this model changes what its classifier returns (small_cnn's logit_scale, for example), so a "
+            "classifier fitted on features would be wrong. Use another model, or probe=none"
+        )
+
+
 @freed_memory_kept()
 @torch.inference_mode()
 def compute_features(
@@ -71,12 +97,9 @@ def compute_features(
 
     Returns:
         Features, float16 (n, d), and the rows of the images that they belong to, int64 (n,).
-
-    Raises:
-        UserError: the model's logits are not what its classifier returns.
     """
-    taken: list[tuple[Tensor, Tensor]] = []
-    hook = linear_classifier(model).register_forward_hook(lambda _, inputs, output: taken.append((inputs[0], output)))
+    taken: list[Tensor] = []
+    hook = linear_classifier(model).register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
     was_training = model.training
     model.eval()
     features, rows = [], []
@@ -85,14 +108,8 @@ def compute_features(
             for batch in batches:
                 moved = batch.to(precision.device)
                 with precision.autocast():
-                    logits = model(preprocessing.normalize(moved.images))
-                entered, returned = taken.pop()
-                if not torch.equal(logits, returned):
-                    raise UserError(
-                        "probe=linear: this model changes what its classifier returns (small_cnn's logit_scale, for "
-                        "example), so a classifier fitted on features would be wrong. Use another model, or probe=none"
-                    )
-                features.append(entered.flatten(1).half().cpu().numpy())
+                    model(preprocessing.normalize(moved.images))
+                features.append(taken.pop().flatten(1).half().cpu().numpy())
                 rows.append(batch.rows.numpy())
                 bar.update(len(batch.rows))
     finally:

@@ -21,6 +21,7 @@ from mlops_img.training.context import RunContext
 from mlops_img.training.features import (
     FeatureCache,
     backbone_digest,
+    check_logits,
     compute_features,
     content_digests,
     linear_classifier,
@@ -62,10 +63,12 @@ def probe(run: RunContext) -> float:
     """Fit the classifier of the run's model (and of its moving average); returns its training loss in nats.
 
     Raises:
-        UserError: the model has no linear classifier, or an image cannot be decoded.
+        UserError: the model has no linear classifier, or changes its logits, or an image cannot be decoded.
     """
     setup, start = run.setup, time.perf_counter()
-    config = setup.config.probe
+    config, side = setup.config.probe, setup.recipe.preprocessing.image_size
+    blank = torch.zeros((1, 3, side, side), dtype=torch.uint8, device=setup.recipe.precision.device)
+    check_logits(setup.state.model, setup.recipe.preprocessing.normalize(blank))
     views = [_crops(run, setup.dataset.train), *(_augmented(run, view) for view in range(config.augmented_views))]
     train = Examples(torch.cat([view.features for view in views]), torch.cat([view.labels for view in views]))
     val = _crops(run, setup.dataset.val)

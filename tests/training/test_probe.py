@@ -15,13 +15,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from mlops_img.core.precision import Precision
-from mlops_img.data.batch import Batch
 from mlops_img.errors import EXIT_STOPPED, UserError
 from mlops_img.models.small_cnn import small_cnn
-from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.training import probe as probe_module
-from mlops_img.training.features import FeatureCache, backbone_digest, compute_features, linear_classifier
+from mlops_img.training.features import FeatureCache, backbone_digest, check_logits, linear_classifier
 from mlops_img.training.hooks import RunHooks
 from mlops_img.training.probe import Examples, fit_probe
 from tests.helpers.commands import TINY, Outcome
@@ -230,16 +227,12 @@ def test_classifier_that_is_not_linear_is_a_user_error() -> None:
 
 
 def test_model_that_changes_what_its_classifier_returns_is_a_user_error() -> None:
-    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
-    batch = Batch(images, torch.zeros(2, dtype=torch.int64), torch.arange(2), [])
-    preprocessing = Preprocessing(16, 1.0, (0.5,) * 3, (0.25,) * 3)
-    precision = Precision(torch.device("cpu"), torch.float32)
+    images = torch.randn(2, 3, 16, 16)
     plain, scaled = (small_cnn(num_classes=2, widths=[8], whiten=False, logit_scale=scale) for scale in (1.0, 0.5))
-    features, rows = compute_features(plain, [batch], preprocessing, precision, total=2)
-    assert features.shape == (2, plain.num_features)
-    assert rows.tolist() == [0, 1]
+    check_logits(plain, images)
+    assert plain.training
     with pytest.raises(UserError, match="this model changes what its classifier returns"):
-        compute_features(scaled, [batch], preprocessing, precision, total=2)
+        check_logits(scaled, images)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +243,14 @@ def test_model_that_changes_what_its_classifier_returns_is_a_user_error() -> Non
         (["probe.l2=[]"], "probe.l2=[]: name at least one penalty"),
         (["probe.l2=[0]"], "probe.l2=[0.0]: each must be more than 0"),
         (["probe=liner"], "probe=liner: there is no such option; there are linear, none"),
+        (
+            [
+                "model.weights=none",
+                "model._target_=mlops_img.models.small_cnn.SmallCNN",
+                "model.kwargs={widths: [8], logit_scale: 0.5}",
+            ],
+            "probe=linear: this model changes what its classifier returns",
+        ),
     ],
 )
 def test_wrong_setting_is_one_line_and_exit_code_2(probe: Command, arguments: list[str], message: str) -> None:
