@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-# 2: Quality.top1_interval. 3: license, gray and color_balance in American spelling; older ones are still read.
-FORMAT = 3
+# 2: Quality.top1_interval. 3: license, gray and color_balance in American spelling. 4: tta. Older ones are still read.
+FORMAT = 4
 
 # What a program computes in, e.g. fp32, bf16, int8-dynamic, int8-static. The exporter defines the names
 # (`mlops_img.compression.forms`); they are parts of file names.
@@ -176,6 +176,18 @@ class Pruning(Record):
     epochs: int
 
 
+class TestTimeAugmentation(Record):
+    """The views of an image over whose logits the programs average.
+
+    Attributes:
+        views: flip or flip+shift; see `mlops_img.preprocessing.views`.
+        without: the quality of the fp32 model on the image as it is.
+    """
+
+    views: str
+    without: Quality
+
+
 class DriftReference(Record):
     """The reference that drift is measured against; `mlops_img.monitoring.reference` writes the file.
 
@@ -220,6 +232,7 @@ class Manifest(Record):
         model: which model it is.
         classes: names, in the order of the logits.
         preprocessing: from an image to the pixels that the programs take.
+        tta: test-time augmentation, which is part of the programs; None in most.
         temperature: the logits are divided by it before the softmax.
         precision: of the chosen program.
         programs: the one to use first, then what to fall back to.
@@ -240,6 +253,7 @@ class Manifest(Record):
     model: ModelInfo
     classes: list[str] = Field(min_length=2)
     preprocessing: PreprocessingInfo
+    tta: TestTimeAugmentation | None = None  # missing before format 4
     temperature: float = Field(gt=0)
     precision: PrecisionName
     programs: list[Program] = Field(min_length=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.preprocessing.views import VIEWS, View, view_of
 
 MIN_EXPORTED_BATCH = 2  # with a single image, its batch dimension would be taken for a constant
 
@@ -18,19 +20,37 @@ MIN_EXPORTED_BATCH = 2  # with a single image, its batch dimension would be take
 class ExportableModel(nn.Module):
     """A model as programs run it: it normalizes by itself, and gives its features beside the logits.
 
-    Features are what the classifier takes, for timm's models; of any other they are the logits once more.
+    Features are what the classifier takes, for timm's models; of any other they are the logits once more. With
+    test-time augmentation the logits are averaged over the views of an image; the features are those of the image as
+    it is.
     """
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        dtype: torch.dtype = torch.float32,
+        views: Sequence[View] = VIEWS["none"],
+    ) -> None:
         super().__init__()
         self.model = model.to(dtype).eval()
         self.preprocessing = preprocessing
         self.dtype = dtype
+        self.views = views
         self.has_features = _gives_features(self.model, self._normalized(example_images(preprocessing)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 (n, 3, side, side) to float32 logits (n, classes) and features (n, d)."""
         normalized = self._normalized(images)
+        if len(self.views) == 1:
+            return self._outputs(normalized)
+        # All views are one batch, so that the model is in the program once.
+        logits, features = self._outputs(torch.cat([view_of(normalized, view) for view in self.views]))
+        weights = logits.new_tensor([view.weight for view in self.views])
+        by_view = logits.unflatten(0, (len(self.views), -1))
+        return (by_view * weights.view(-1, 1, 1)).sum(0), features.unflatten(0, (len(self.views), -1))[0]
+
+    def _outputs(self, normalized: Tensor) -> tuple[Tensor, Tensor]:
         if not self.has_features:
             logits = self.model(normalized).float()
             return logits, logits.clone()

@@ -22,6 +22,7 @@ from mlops_img.bundle.manifest import (
     Pruning,
     Quality,
     Sample,
+    TestTimeAugmentation,
 )
 from mlops_img.compression.candidates import BuiltCandidate
 from mlops_img.compression.context import ExportContext
@@ -54,6 +55,7 @@ def describe(
     name: str,
     version: str,
     pruning: Pruning | None,
+    tta: TestTimeAugmentation | None,
     options: ExportOptions,
 ) -> Manifest:
     """Write samples and drift reference into `folder`, drop programs that are not needed, and return the manifest.
@@ -66,6 +68,7 @@ def describe(
         chosen: the one that the bundle uses.
         name, version: of the bundle.
         pruning: None if nothing was pruned.
+        tta: None if the programs average over no views.
         options: of the export.
     """
     outputs, statistics = chosen.outputs, context.before.statistics
@@ -80,6 +83,7 @@ def describe(
         model=model_info(run, context),
         classes=run.trained.classes,
         preprocessing=PreprocessingInfo(**run.trained.preprocessing.to_dict()),
+        tta=tta,
         temperature=temperature,
         precision=chosen.candidate.precision,
         programs=keep_programs(folder, chosen, fallback=built[0]),
@@ -175,8 +179,11 @@ def metrics_table(manifest: Manifest) -> str:
         "validation, before compression": manifest.before.model_dump(),
         "validation, as exported": manifest.after.model_dump(),
     }
+    if manifest.tta is not None:
+        columns = {"validation, without test-time augmentation": manifest.tta.without.model_dump()} | columns
     if manifest.test:
-        columns["test, before compression"] = manifest.test
+        plain = "" if manifest.tta is None else ", without test-time augmentation"
+        columns[f"test, before compression{plain}"] = manifest.test
     rows = [("", *columns), ("Images", *(f"{column['n']:,.0f}" for column in columns.values()))]
     for name, metric in METRICS.items():
         rows.append((metric.label, *(_cell(column, name) for column in columns.values())))

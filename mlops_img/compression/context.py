@@ -20,6 +20,7 @@ from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError, did_you_mean
 from mlops_img.evaluation.trained import FinishedRun
 from mlops_img.preprocessing.transforms import Preprocessing
+from mlops_img.preprocessing.views import VIEWS, View
 
 BATCH = 32  # images per batch of validation and calibration
 
@@ -35,6 +36,7 @@ class ExportContext:
         validation: returns the batches of the validation split, anew with each call.
         calibration: training images, uint8 (n, 3, side, side) each.
         before: outputs of the fp32 model on the validation split, with image statistics.
+        views: of an image, over which a program averages.
         macs: multiply-accumulates of the model.
         device: that the programs are made for.
         max_batch: largest batch of a program.
@@ -50,6 +52,7 @@ class ExportContext:
     validation: Callable[[], Iterable[Batch]]
     calibration: list[Tensor]
     before: Outputs
+    views: Sequence[View]
     macs: Macs
     device: torch.device
     max_batch: int
@@ -60,7 +63,7 @@ class ExportContext:
 
     def exportable(self) -> ExportableModel:
         """Return the fp32 model as programs run it."""
-        return ExportableModel(self.model, self.preprocessing)
+        return ExportableModel(self.model, self.preprocessing, views=self.views)
 
 
 def make_context(run: FinishedRun, model: nn.Module, config: ExportConfig) -> ExportContext:
@@ -73,7 +76,8 @@ def make_context(run: FinishedRun, model: nn.Module, config: ExportConfig) -> Ex
     for name in config.quantize.keep_fp32:
         if name not in layers:
             raise UserError(f"quantize.keep_fp32: the model has no layer {name!r}.{did_you_mean(name, layers)}")
-    exportable = ExportableModel(model, run.trained.preprocessing)
+    views = VIEWS[config.export.tta]
+    exportable = ExportableModel(model, run.trained.preprocessing, views=views)
     validation = Validation(run)
     return ExportContext(
         model=model,
@@ -82,6 +86,7 @@ def make_context(run: FinishedRun, model: nn.Module, config: ExportConfig) -> Ex
         validation=validation,
         calibration=_calibration(run, config),
         before=run_over(exportable, validation(), config.export.max_batch, with_statistics=True),
+        views=views,
         macs=count_macs(exportable),
         device=run.precision.device,
         max_batch=config.export.max_batch,

@@ -132,5 +132,5 @@ def int8_static(context: ExportContext, keep: Sequence[str]) -> ExportedProgram:
 
 def cast_and_capture(context: ExportContext, dtype: torch.dtype) -> ExportedProgram:
     """Return the model's program with weights and arithmetic in this dtype."""
-    model = ExportableModel(deepcopy(context.model), context.preprocessing, dtype)
+    model = ExportableModel(deepcopy(context.model), context.preprocessing, dtype, context.views)
     return capture(model, example_images(context.preprocessing), context.max_batch)

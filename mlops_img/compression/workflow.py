@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mlops_img.bundle.folder import new_bundle, write_manifest
-from mlops_img.bundle.manifest import Pruning, Quality
+from mlops_img.bundle.manifest import Pruning, Quality, TestTimeAugmentation
 from mlops_img.compression.candidates import BuiltCandidate, build_and_measure, fastest
 from mlops_img.compression.capture import ExportableModel
 from mlops_img.compression.contents import candidates_table, describe, write_model_card
@@ -42,12 +42,18 @@ def export_run(config: ExportConfig) -> Path:
     with new_bundle(Path(config.bundles), name) as (folder, version):
         model, pruning = _pruned(run, config)
         context = make_context(run, model, config)
+        tta = _test_time_augmentation(run, context, config)
         built = [build_and_measure(context, form, folder) for form in _wanted(config)]
         print(candidates_table([one.candidate for one in built]))
         chosen = _choose(built, context, config)
         _write_model(folder, context, config)
         manifest = describe(
-            folder, run, context, built, chosen, name=name, version=version, pruning=pruning, options=config.export
+            *(folder, run, context, built, chosen),
+            name=name,
+            version=version,
+            pruning=pruning,
+            tta=tta,
+            options=config.export,
         )
         write_model_card(folder, manifest)
         write_manifest(folder, manifest)
@@ -91,6 +97,22 @@ def _pruned(run: FinishedRun, config: ExportConfig) -> tuple[nn.Module, Pruning 
         after=top1[1],
         epochs=options.epochs,
     )
+
+
+def _test_time_augmentation(
+    run: FinishedRun, context: ExportContext, config: ExportConfig
+) -> TestTimeAugmentation | None:
+    """Measure the model without the views that its programs average over; None where they have only one."""
+    views = config.export.tta
+    if views == "none":
+        return None
+    without = _quality_of(run, context.model, config)
+    averaged = quality(context.before.predictions, context.classes, "val")
+    print(
+        f"export.tta={views}: top-1 {without.top1:.4f} -> {with_interval(averaged.top1, averaged.top1_interval)} "
+        f"on {averaged.n} validation images"
+    )
+    return TestTimeAugmentation(views=views, without=without)
 
 
 def _quality_of(run: FinishedRun, model: nn.Module, config: ExportConfig) -> Quality:

@@ -42,6 +42,9 @@ class ExportOptions:
 
     # Points of top-1 on the validation split that compression may cost.
     max_accuracy_drop: float = key(0.5, at_least(0))
+    # Views of an image over whose logits every program averages, see `tta` of the evaluation: none, flip or flip+shift.
+    # They take 2 and 6 times the time.
+    tta: str = key("none", one_from("mlops_img.preprocessing.views:VIEWS"))
     # Compile for this machine with AOTInductor (needs g++); else portable programs alone.
     compile: bool = True
     # Write model.onnx too, checked against the program (pip install "mlops_img[onnx]").

@@ -129,6 +129,33 @@ def test_fp32_bundle_equals_evaluation_of_the_run(command: Command, run: Path, t
     assert not list(tmp_path.glob("*.log"))
 
 
+def test_programs_average_over_the_views_of_an_image(command: Command, run: Path) -> None:
+    outcome = command(
+        "mlops_img.export", f"run={run}", "bundles=bundles", "quantize=none", "export.compile=false", "export.tta=flip"
+    )
+    assert outcome.code == 0, outcome.err
+    manifest = read_bundle(Path("bundles/latest"))
+    assert manifest.tta is not None
+    assert (manifest.tta.views, manifest.tta.without.n) == ("flip", manifest.before.n)
+    card = Path("bundles/latest/README.md").read_text()
+    assert "validation, without test-time augmentation" in card
+    assert "test, before compression, without test-time augmentation" in card
+
+    evaluated = command("mlops_img.evaluate", f"run={run}", "split=val", "tta=flip", "train.precision=fp32")
+    assert evaluated.code == 0, evaluated.err
+    evaluation = json.loads((run / "evaluation" / "val.json").read_text())
+    assert manifest.before.loss == pytest.approx(evaluation["tta"]["loss"], rel=1e-5)
+    assert manifest.tta.without.loss == pytest.approx(evaluation["loss"], rel=1e-5)
+    assert evaluation["loss"] != pytest.approx(evaluation["tta"]["loss"], rel=1e-5)
+
+    model = mlops_img.load("bundles/latest")
+    pixels = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    logits, features = model.run(pixels)
+    mirrored_logits, mirrored_features = model.run(pixels.flip(-1))
+    torch.testing.assert_close(logits, mirrored_logits)
+    assert not torch.allclose(features, mirrored_features)
+
+
 @needs_compiler
 def test_compiled_int8_is_chosen_and_agrees_with_the_run(command: Command, run: Path) -> None:
     outcome = command("mlops_img.export", f"run={run}", "bundles=bundles", "quantize=static", "name=fast")
