@@ -154,6 +154,10 @@ class DistillConfig:
     weight: float = key(0.5, between(0, 1))
 
 
+# Modes of torch.compile that record CUDA graphs.
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+
+
 @dataclass
 class TrainConfig:
     """Node `train`: the loop."""
@@ -185,6 +189,9 @@ class TrainConfig:
     channels_last: bool = True
     # torch.compile: takes about a minute; pays off for long runs on a GPU.
     compile: bool = False
+    # How torch.compile compiles. On a GPU, reduce-overhead and max-autotune replay each step's kernels as CUDA graphs,
+    # which needs train.accumulate=1.
+    compile_mode: str = key("default", one_of("default", *CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs"))
     # On CUDA, float32 products in TF32: slightly less precise, several times faster.
     tf32: bool = True
     # Largest norm of the gradient; null: no clipping.
@@ -203,6 +210,14 @@ class TrainConfig:
     early_stopping_patience: int | None = key(None, more_than(0))
     # Steps to record with torch.profiler (debug=profile).
     profile_steps: int = key(0, at_least(0))
+
+    def check(self, prefix: str) -> None:
+        """Raise a UserError where CUDA graphs would overwrite gradients that are still summed up."""
+        if self.compile and self.compile_mode in CUDA_GRAPH_MODES and self.accumulate > 1:
+            raise UserError(
+                f"{prefix}compile_mode={self.compile_mode} replays CUDA graphs, whose gradients each pass overwrites, "
+                f"so it cannot sum {prefix}accumulate={self.accumulate} passes. Use compile_mode=default"
+            )
 
 
 @dataclass

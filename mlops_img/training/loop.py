@@ -18,6 +18,7 @@ from mlops_img.core.precision import Precision
 from mlops_img.core.seeding import seed_step
 from mlops_img.data.augment import BatchAugment
 from mlops_img.data.batch import Batch
+from mlops_img.data.prefetch import on_device
 from mlops_img.errors import StoppedOnRequest
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
@@ -102,7 +103,7 @@ def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, intervals: 
         StoppedOnRequest: a stop was requested; a checkpoint was saved.
     """
     speed = Speed()
-    stream = speed.timed(batches)
+    stream = speed.timed(on_device(batches, recipe.precision.device))
     finite = FiniteCheck(recipe.precision.device)
     while state.step < intervals.total:
         loss = train_step(state, stream, recipe, finite)
@@ -132,7 +133,10 @@ def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, intervals: 
 
 
 def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finite: FiniteCheck) -> Tensor:
-    """Do one optimizer step and return its loss, float32 (), without waiting for the device to finish it."""
+    """Do one optimizer step and return its loss, float32 (), without waiting for the device to finish it.
+
+    The batches of `stream` are on the device.
+    """
     precision = recipe.precision
     set_learning_rate(state.optimizer, recipe.lr * recipe.schedule(state.step))
     step_loss = torch.zeros((), device=precision.device)
@@ -140,7 +144,6 @@ def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finit
         batch = next(stream, None)
         if batch is None:
             raise RuntimeError(f"the batches ended before step {state.step + 1}")
-        batch = batch.to(precision.device)
         seed_step(recipe.seed, state.step, part)
         images, targets = recipe.augment(recipe.preprocessing.normalize(batch.images), batch.labels)
         if not recipe.channels_last:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from mlops_img.core.files import write_json
+from mlops_img.data.prefetch import on_device
 from mlops_img.errors import UserError
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.runs.folder import RunFolder
@@ -97,7 +98,7 @@ def _losses_at_rising_rates(setup: Setup, steps: int) -> tuple[list[float], list
         epoch_loss=torch.zeros((), device=device),
     )
     recipe = replace(setup.recipe, lr=1.0, schedule=lambda step: rate_at(int(step), steps))
-    stream = checked_training_batches(setup)
+    stream = on_device(checked_training_batches(setup), device)
     finite = FiniteCheck(device)
     rates: list[float] = []
     losses: list[float] = []

@@ -111,7 +111,7 @@ def set_up(
         epoch_loss=torch.zeros((), device=device),
     )
     if config.train.compile:
-        model.compile()  # after the moving average has copied it
+        model.compile(mode=config.train.compile_mode)  # after the moving average has copied it
     schedule = make_schedule(config.schedule, intervals.total, intervals.epoch)
     pace = Pace(intervals.total) if config.train.max_minutes is not None else None
     evaluator = Evaluator.of(config, preprocessing, precision)

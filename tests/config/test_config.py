@@ -134,3 +134,10 @@ def test_file_that_is_not_a_configuration_is_a_user_error(tmp_path: Path) -> Non
     (tmp_path / "config.yaml").write_text("a: 1\n")
     with pytest.raises(UserError, match="is not the configuration of a run"):
         load_config(tmp_path / "config.yaml")
+
+
+def test_cuda_graphs_take_one_pass_a_step() -> None:
+    validate(TrainConfig(compile=True, compile_mode="reduce-overhead"))
+    validate(TrainConfig(compile=True, accumulate=2))
+    with pytest.raises(UserError, match=r"train.compile_mode=reduce-overhead .* cannot sum train.accumulate=2 passes"):
+        validate(TrainConfig(compile=True, compile_mode="reduce-overhead", accumulate=2), "train.")

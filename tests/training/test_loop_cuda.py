@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
 from torch import Tensor
 
 from mlops_img.core.precision import Precision
+from mlops_img.data.batch import Batch
+from mlops_img.data.prefetch import on_device
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.finite import FiniteCheck
 from mlops_img.training.loop import Intervals, NonFiniteLossError, Recipe, fit, train_step
@@ -32,13 +36,29 @@ def on_cuda(dtype: torch.dtype) -> tuple[TrainState, Recipe]:
     return state, recipe
 
 
+def pinned() -> Iterator[Batch]:
+    return (one._replace(images=one.images.pin_memory(), labels=one.labels.pin_memory()) for one in batches())
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_batches_are_copied_whole_while_the_device_is_busy() -> None:
+    busy = torch.randn(2048, 2048, device="cuda")
+    sums = []
+    for copied in islice(on_device(pinned(), torch.device("cuda")), 50):
+        for _ in range(10):
+            busy = (busy @ busy).tanh()
+        sums.append(copied.images.sum(dtype=torch.int64))
+    assert [int(total) for total in sums] == [int(one.images.sum()) for one in islice(batches(), 50)]
+
+
 @pytest.mark.cuda
 @needs_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_step_does_not_wait_for_the_device(dtype: torch.dtype) -> None:
     state, recipe = on_cuda(dtype)
     finite = FiniteCheck(recipe.precision.device)
-    stream = (one._replace(images=one.images.pin_memory(), labels=one.labels.pin_memory()) for one in batches())
+    stream = on_device(pinned(), recipe.precision.device)
     for _ in range(3):  # the first ones allocate
         train_step(state, stream, recipe, finite)
         state.step += 1
