@@ -1,6 +1,7 @@
 """How good fine-tuning is for its time: our recipes beside timm's train.py and PyTorch's tutorial loop.
 
     python benchmarks/finetune.py --data sports24 --weights tf_efficientnet_lite0.safetensors --timm-train train.py
+    python benchmarks/finetune.py --data ... --weights ... --timm-train train.py --minutes 15 --epochs 4
 
 All start from the same weights and train for as many epochs at the same size; the probe trains none. Each is a process
 of its own, and they take turns, seed by seed. Caches are empty at its start, but for the recipe whose name says so. Its
@@ -8,6 +9,10 @@ time is taken twice: from its start to its end, and as the processor's, which ot
 is. Each chooses its epoch by validation top-1, and the test images see those weights alone. The data are class folders
 in train, valid and test. timm's train.py is not part of its package: take it from a checkout of the repository, of the
 installed version.
+
+With --minutes each ends after that time: ours fits its epochs and schedule to it, and its time holds the report and the
+evaluation of the test images; the others, which are told --epochs, are stopped, and the test images are evaluated
+afterwards.
 
 Figures are kept when all asked runs are done. To measure for hours bit by bit, ask for some --seeds or --contenders at
 a time: --keep adds them to those of the same settings.
@@ -17,16 +22,12 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import json
-import os
 import re
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -34,67 +35,57 @@ import timm
 import torch
 from harness import Benchmark, options_of, run_benchmark
 from progress import say, stage, turns
-from records import FOLDER, Case, read
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+from trainings import ROOT, accuracies, processor_seconds, python, train
 
 from mlops_img.errors import UserError
 
-ROOT = Path(__file__).parents[1]
-# (validation top-1, test top-1) of one run.
-Accuracy = tuple[float, float]
-Training = Callable[[int, Path], Accuracy]
+# The last line of each of its validations: Test: [  14/14] ... Acc@1:  96.667 ( 95.833) ...
+TIMM_VALIDATION = r"Test: \[ *(\d+)/\1\].*Acc@1: *[\d.]+ *\( *([\d.]+)\)"
+CURVE_POINTS = 6  # at which the validation accuracy is noted, with --minutes
 
 
-def python(*arguments: str, cwd: Path, cache: Path | None = None) -> str:
-    """Run Python as a process of its own and return what it printed.
+@dataclass(frozen=True)
+class Trained:
+    """What a training reached: validation and test top-1, and the validation top-1 after seconds, epoch by epoch."""
 
-    Args:
-        arguments: of Python.
-        cwd: the folder to run in.
-        cache: takes the place of ~/.cache; None: one in `cwd`.
-    """
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(cache or cwd / "cache")}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    if done.returncode:
-        raise UserError(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}")
-    return done.stdout
+    val: float
+    test: float
+    curve: list[tuple[float, float]]
+
+
+Training = Callable[[int, Path], Trained]
 
 
 def ours(
     options: argparse.Namespace, *overrides: str, experiment: str = "finetune", cache: Path | None = None
 ) -> Training:
     """Return a recipe of ours, changed by these overrides."""
-    epochs = [] if experiment == "probe" else [f"train.epochs={options.epochs}"]
+    if experiment == "probe":
+        length = []
+    elif options.minutes is None:
+        length = [f"train.epochs={options.epochs}"]
+    else:
+        length = ["train.epochs=100", f"train.max_minutes={options.minutes}"]
 
-    def train(seed: int, folder: Path) -> Accuracy:
-        python(
-            *("-m", "mlops_img.train", f"experiment={experiment}", "tracking=none", f"seed={seed}"),
+    def run(seed: int, folder: Path) -> Trained:
+        printed = train(
+            folder,
+            *(f"experiment={experiment}", f"seed={seed}", *length, "data.allow_leakage=true"),
             *("model=timm", f"model.name={options.model}", f"model.weights={options.weights}"),
-            *(f"data.root={options.data}", "data.allow_leakage=true", f"data.image_size={options.size}"),
-            *epochs,
-            *(f"hydra.run.dir={folder / 'run'}", *overrides),
-            cwd=folder,
+            *(f"data.root={options.data}", f"data.image_size={options.size}", *overrides),
             cache=cache,
         )
-        summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
-        return summary["val.top1"], summary["test.top1"]
+        return Trained(*accuracies(folder), printed.numbers(r"val top-1 ([\d.]+)"))
 
-    return train
+    return run
 
 
 def timm_train(options: argparse.Namespace) -> Training:
     """Return timm's script, with the flags that timm's model cards document for fine-tuning."""
 
-    def train(seed: int, folder: Path) -> Accuracy:
+    def run(seed: int, folder: Path) -> Trained:
         printed = python(
             *(str(options.timm_train), "--data-dir", str(options.data), "--train-split", "train"),
             *("--val-split", "valid", "--model", options.model, "--pretrained", "--pretrained-path"),
@@ -104,36 +95,32 @@ def timm_train(options: argparse.Namespace) -> Training:
             *("--sched-on-updates", "--clip-grad", "1.0", "--layer-decay", "0.8", "--workers", "2"),
             *("--device", "cpu", "--seed", str(seed), "--output", str(folder)),
             cwd=folder,
+            kill_after=None if options.minutes is None else 60 * options.minutes,
         )
-        found = re.search(r"Best metric: ([\d.]+)", printed)
-        if found is None:
-            raise UserError(f"{options.timm_train} printed no best metric:\n{printed[-2000:]}")
-        checkpoint = next(folder.glob("*/model_best.pth.tar"))
-        return float(found[1]) / 100, timm_test(options, checkpoint)
+        curve = [(at, share / 100) for at, share in printed.numbers(TIMM_VALIDATION)]
+        checkpoint = next(folder.glob("*/model_best.pth.tar"), None)
+        if checkpoint is None or not curve:
+            raise UserError(f"{options.timm_train} ended no epoch:\n{printed.text[-2000:]}")
+        return Trained(max(share for _, share in curve), timm_test(options, checkpoint), curve)
 
-    return train
+    return run
 
 
 def tutorial(options: argparse.Namespace) -> Training:
     """Return the loop of PyTorch's transfer-learning tutorial."""
 
-    def train(seed: int, folder: Path) -> Accuracy:
+    def run(seed: int, folder: Path) -> Trained:
+        minutes = [] if options.minutes is None else ["--minutes", str(options.minutes)]
         printed = python(
             *(str(ROOT / "benchmarks" / "peers" / "transfer_tutorial.py"), "--data", str(options.data)),
             *("--model", options.model, "--weights", str(options.weights), "--size", str(options.size)),
-            *("--epochs", str(options.epochs), "--seed", str(seed)),
+            *("--epochs", str(options.epochs), "--seed", str(seed), *minutes),
             cwd=folder,
         )
-        val, test = re.findall(r"best valid ([\d.]+) test ([\d.]+)", printed)[0]
-        return float(val), float(test)
+        val, test = re.findall(r"best valid ([\d.]+) test ([\d.]+)", printed.text)[0]
+        return Trained(float(val), float(test), printed.numbers(r"valid top-1 ([\d.]+)"))
 
-    return train
-
-
-def processor_seconds() -> float:
-    """Return what all ended child processes have used, over all cores."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return run
 
 
 def classes(data: Path) -> int:
@@ -152,6 +139,16 @@ def timm_test(options: argparse.Namespace, checkpoint: Path) -> float:
     with torch.inference_mode():
         right = sum(int((model(batch).argmax(1) == labels).sum()) for batch, labels in DataLoader(images, 32))
     return right / len(images)
+
+
+def curve_figures(trained: Trained, minutes: float) -> dict[str, float | None]:
+    """Return the validation top-1 of the newest epoch at equal parts of the time; None before the first epoch's end."""
+    figures: dict[str, float | None] = {}
+    for part in range(1, CURVE_POINTS + 1):
+        seconds = 60 * minutes * part / CURVE_POINTS
+        known = [share for at, share in trained.curve if at <= seconds]
+        figures[f"val_top1_at_{seconds:.0f}_s"] = known[-1] if known else None
+    return figures
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[argparse.Namespace], Training]]] = {
@@ -182,6 +179,7 @@ def main() -> None:
     parser.add_argument("--model", default="tf_efficientnet_lite0", help="its name in timm")
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--minutes", type=float, help="stop each after so many minutes; ours fits its epochs to them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     options = parser.parse_args()
@@ -195,7 +193,10 @@ def main() -> None:
     atexit.register(shutil.rmtree, options.cache, ignore_errors=True)
     asked = {name: make for key, (name, make) in CONTENDERS.items() if key in options.contenders}
     settings = {name: getattr(options, name) for name in ("model", "size", "epochs")}
-    benchmark = Benchmark("finetune", rounds=len(options.seeds), settings=settings)
+    name = "finetune"
+    if options.minutes is not None:
+        name, settings = "finetune_minutes", settings | {"minutes": options.minutes}
+    benchmark = Benchmark(name, rounds=len(options.seeds), settings=settings)
     timm_name = CONTENDERS["timm"][0]
     if timm_name in asked and options.timm_train is None:
         del asked[timm_name]
@@ -206,48 +207,35 @@ def main() -> None:
         stage("filling the cache")
         with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
             contenders[cached](options.seeds[0], Path(folder))
-    runs: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in options.seeds}
+    runs: dict[int, dict[str, dict[str, float | None]]] = {seed: {} for seed in options.seeds}
     for number, name in turns("finetune", list(contenders), len(options.seeds)):
         seed = options.seeds[number - 1]
         with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
             start, used = time.perf_counter(), processor_seconds()
-            val, test = contenders[name](seed, Path(folder))
+            trained = contenders[name](seed, Path(folder))
             seconds, used = time.perf_counter() - start, processor_seconds() - used
-        say(f"{name}, seed {seed}: val {val:.4f}, test {test:.4f}, {seconds:.0f} s, {used:.0f} s of the processor")
+        say(
+            f"{name}, seed {seed}: val {trained.val:.4f}, test {trained.test:.4f}, {seconds:.0f} s, "
+            f"{used:.0f} s of the processor"
+        )
         runs[seed][name] = {
-            "val_top1": round(val, 4),
-            "test_top1": round(test, 4),
+            "val_top1": round(trained.val, 4),
+            "test_top1": round(trained.test, 4),
             "seconds": round(seconds, 1),
             "processor_seconds": round(used, 1),
+            **(curve_figures(trained, options.minutes) if options.minutes is not None else {}),
         }
     for seed, figures in runs.items():
         benchmark.add({"seed": seed}, list(figures.items()))
     for name in contenders:
         own = [figures[name] for figures in runs.values()]
-        means = "  ".join(f"{key} {mean(run[key] for run in own):.4g}" for key in own[0])
-        print(f"{name}: means of n={len(own)}  {means}")
+        means = [
+            f"{key} {mean(float(run[key] or 0) for run in own):.4g}" for key in ("val_top1", "test_top1", "seconds")
+        ]
+        print(f"{name}: means of n={len(own)}  {'  '.join(means)}")
     if options.keep:
-        add_kept(benchmark)
+        benchmark.join_kept()
     benchmark.finish(kept=options.keep)
-
-
-def add_kept(benchmark: Benchmark, folder: Path = FOLDER) -> None:
-    """Add the runs that were kept earlier, with the same settings and torch on this machine."""
-    path = benchmark.result().path(folder)
-    if not path.exists():
-        return
-    kept = read(path)
-    if (kept.settings, kept.machine.torch) != (benchmark.settings, benchmark.machine.torch):
-        return
-    cases = {case.settings["seed"]: case for case in benchmark.cases}
-    for old in kept.cases:
-        new = cases.setdefault(old.settings["seed"], Case(settings=old.settings, rows=[]))
-        measured = {row.contender for row in new.rows}
-        new.rows += [row for row in old.rows if row.contender not in measured]
-    benchmark.cases = [cases[seed] for seed in sorted(cases, key=str)]
-    benchmark.rounds = len(cases)
-    done = {row.contender for case in benchmark.cases for row in case.rows}
-    benchmark.skipped = {what: why for what, why in benchmark.skipped.items() if what not in done}
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from statistics import median
 from typing import Any, Generic, NoReturn, TypeVar
 
 from progress import say, stage, turns
-from records import FOLDER, Case, Result, Row, Scalar, keep, this_machine
+from records import FOLDER, Case, Result, Row, Scalar, keep, read, this_machine
 from tqdm import tqdm
 
 from mlops_img.errors import EXIT_OK, EXIT_USER_ERROR, UserError, did_you_mean
@@ -167,6 +168,24 @@ class Benchmark:
             skipped=self.skipped,
             cases=self.cases,
         )
+
+    def join_kept(self, folder: Path = FOLDER) -> None:
+        """Add the cases and rows that were kept earlier, with the same settings and torch on this machine."""
+        path = self.result().path(folder)
+        if not path.exists():
+            return
+        kept = read(path)
+        if (kept.settings, kept.machine.torch) != (self.settings, self.machine.torch):
+            return
+        cases = {tuple(case.settings.items()): case for case in self.cases}
+        for old in kept.cases:
+            new = cases.setdefault(tuple(old.settings.items()), Case(settings=old.settings, rows=[]))
+            measured = {row.contender for row in new.rows}
+            new.rows += [row for row in old.rows if row.contender not in measured]
+        self.cases = [cases[settings] for settings in sorted(cases, key=str)]
+        self.rounds = max(self.rounds, len({case.settings.get("seed") for case in self.cases}))
+        done = {row.contender for case in self.cases for row in case.rows}
+        self.skipped = {what: why for what, why in self.skipped.items() if what not in done}
 
     def finish(self, *, kept: bool) -> None:
         """Say what was skipped, and keep the figures if asked to."""

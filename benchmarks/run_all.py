@@ -37,6 +37,7 @@ class Entry:
     why_not: str | None = None
 
 
+BY_HAND = "takes a recipe as arguments: python benchmarks/time_to_accuracy.py --help"
 ENTRIES = {
     "train_loop": Entry("train_loop.py", takes=("rounds",)),
     "input_pipeline": Entry("input_pipeline.py", takes=("rounds", "photos")),
@@ -49,6 +50,13 @@ ENTRIES = {
         "serving.py", flags=("--endurance",), takes=("photos",), why_not="sends 20,000 requests: name it to run it"
     ),
     "finetune": Entry("finetune.py", takes=("data", "weights", "timm_train")),
+    "finetune_minutes": Entry(
+        "finetune.py",
+        flags=("--minutes", "15", "--epochs", "4"),
+        takes=("data", "weights", "timm_train"),
+        why_not="takes 15 minutes for each contender and seed: name it to run it",
+    ),
+    "time_to_accuracy": Entry("time_to_accuracy.py", why_not=BY_HAND),
 }
 NO_DATA = "no --data FOLDER (with train, valid and test) and --weights FILE (safetensors)"
 
@@ -92,7 +100,7 @@ def parse() -> argparse.Namespace:
 
 def why_not(name: str, options: argparse.Namespace) -> str | None:
     """Say why a benchmark is not run, or return None."""
-    if name == "finetune" and None in (options.data, options.weights):
+    if "weights" in ENTRIES[name].takes and None in (options.data, options.weights):
         return NO_DATA
     return None if name in options.names else ENTRIES[name].why_not
 

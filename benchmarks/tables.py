@@ -19,6 +19,7 @@ from textwrap import fill
 
 from harness import Figures, Parser, title
 from records import FOLDER, Case, Result, read_all
+from scipy.stats import sem, t
 
 from mlops_img.core.files import write_text
 from mlops_img.errors import EXIT_OK, EXIT_USER_ERROR, UserError, did_you_mean
@@ -198,6 +199,60 @@ def finetune(result: Result) -> str:
     return table(["", "n", "validation top-1", "test top-1", "processor seconds", "seconds"], lines)
 
 
+def finetune_minutes(result: Result) -> str:
+    """Return the table of `finetune`, and one of the mean validation top-1 over time."""
+    rows = [row for case in result.cases for row in case.rows]
+    points = [name for name in rows[0].figures if name.startswith("val_top1_at_")]
+    lines: list[Line] = []
+    for contender in dict.fromkeys(row.contender for row in rows):
+        runs = [row.figures for row in rows if row.contender == contender]
+        known = [[run[point] for run in runs if run[point] is not None] for point in points]
+        lines.append([contender, *(f"{mean(map(float, shares)):.3f}" if shares else "" for shares in known)])  # type: ignore[arg-type]
+    head = ["validation top-1 after", *(f"{int(re.sub(r'[^0-9]', '', point[8:])):,} s" for point in points)]
+    return f"{finetune(result)}\n{table(head, lines)}"
+
+
+def time_to_accuracy(result: Result) -> str:
+    """Return for each recipe the means over the seeds, and the differences to the recipe as it is, seed by seed."""
+    parts = []
+    for recipe in dict.fromkeys(case.settings["recipe"] for case in result.cases):
+        cases = [
+            {row.contender: row.figures for row in case.rows}
+            for case in result.cases
+            if case.settings["recipe"] == recipe
+        ]
+        base, lines = next(iter(cases[0])), []
+        for name in dict.fromkeys(name for case in cases for name in case):
+            runs = [case[name] for case in cases if name in case]
+            shares = [spread([run[key] for run in runs], 4) for key in ("val_top1", "test_top1")]
+            seconds = [spread([run[key] for run in runs], 0) for key in ("processor_seconds", "seconds")]
+            pairs = [(case[name], case[base]) for case in cases if name in case and base in case and name != base]
+            gains = [
+                100 * (float(with_it["test_top1"] or 0) - float(plain["test_top1"] or 0)) for with_it, plain in pairs
+            ]
+            lines.append([f"`{name}`" if name != base else name, len(runs), *shares, points_gained(gains), *seconds])
+        head = [
+            "",
+            "n",
+            "validation top-1",
+            "test top-1",
+            "gain on test, points (95 % interval)",
+            "processor seconds",
+            "seconds",
+        ]
+        parts.append(f"`{recipe}`:\n\n{table(head, lines)}")
+    return "\n".join(parts)
+
+
+def points_gained(gains: Sequence[float]) -> str:
+    """Return the mean of differences that belong together in pairs, with the interval of Student's t."""
+    if len(gains) < 2:
+        return "".join(f"{gain:+.2f}" for gain in gains)
+    middle, error = mean(gains), sem(gains)
+    half = error * t.ppf(0.975, len(gains) - 1)
+    return f"{middle:+.2f} ({middle - half:+.2f} to {middle + half:+.2f})"
+
+
 def spread(values: Sequence[float | None], digits: int) -> str:
     """Return the mean, and the lowest and highest in brackets."""
     known = [value for value in values if value is not None]
@@ -212,6 +267,8 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "serving": serving,
     "serving_endurance": serving_endurance,
     "finetune": finetune,
+    "finetune_minutes": finetune_minutes,
+    "time_to_accuracy": time_to_accuracy,
 }
 
 

@@ -7,6 +7,7 @@ Prints the best validation top-1, and the test top-1 of that epoch's weights.
 from __future__ import annotations
 
 import argparse
+import time
 from copy import deepcopy
 from pathlib import Path
 
@@ -35,8 +36,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="end the training after them")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
 
     torch.manual_seed(options.seed)
     model = timm.create_model(options.model)
@@ -61,9 +64,13 @@ def main() -> None:
     for epoch in range(options.epochs):
         model.train()
         for images, labels in loaders["train"]:
+            if time.monotonic() > deadline:
+                break
             optimizer.zero_grad()
             criterion(model(images), labels).backward()
             optimizer.step()
+        if time.monotonic() > deadline:
+            break
         scheduler.step()
         reached = top1(model, loaders["valid"])
         print(f"epoch {epoch + 1}/{options.epochs}: valid top-1 {reached:.4f}", flush=True)

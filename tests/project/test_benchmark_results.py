@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -79,12 +78,10 @@ def test_committed_results_have_the_schema_and_the_derived_name(path: Path) -> N
 
 
 def test_finetune_runs_join_those_kept_with_the_same_settings(tmp_path: Path) -> None:
-    finetune = importlib.import_module("finetune")
-
     def runs(seed: int, epochs: int, *names: str) -> Benchmark:
         benchmark = Benchmark("finetune", rounds=1, settings={"epochs": epochs})
         benchmark.add({"seed": seed}, [(name, {"val_top1": seed / 10}) for name in names])
-        finetune.add_kept(benchmark, tmp_path)
+        benchmark.join_kept(tmp_path)
         keep(benchmark.result(), tmp_path)
         return benchmark
 
@@ -94,6 +91,23 @@ def test_finetune_runs_join_those_kept_with_the_same_settings(tmp_path: Path) ->
     assert joined.rounds == 2
     assert [row.contender for row in runs(1, 3, "peer").cases[1].rows] == ["peer", "ours"]
     assert len(runs(0, 5, "ours").cases) == 1
+
+
+def test_gain_of_an_option_is_that_of_the_same_seeds(tmp_path: Path) -> None:
+    benchmark = Benchmark("time_to_accuracy", rounds=3, settings={})
+    for seed, (plain, changed) in enumerate([(0.80, 0.81), (0.90, 0.92), (0.70, 0.73)]):
+        figures = {"val_top1": 0.5, "seconds": 2.0, "processor_seconds": 3.0}
+        rows = [("the recipe", figures | {"test_top1": plain}), ("a=b", figures | {"test_top1": changed})]
+        benchmark.add({"recipe": "experiment=x", "seed": seed}, rows)
+    keep(benchmark.result(), tmp_path)
+    text = tables.tables("time_to_accuracy", tmp_path)
+    # Gains of 1, 2 and 3 points: the mean 2, standard error 1 / sqrt(3), Student's t with 2 degrees of freedom 4.303.
+    assert "| `a=b` | 3 | 0.5000 (0.5000 to 0.5000) | 0.8200 (0.7300 to 0.9200) | +2.00 (-0.48 to +4.48) |" in text
+
+    other = Benchmark("time_to_accuracy", rounds=1, settings={})
+    other.add({"recipe": "experiment=y", "seed": 0}, [("the recipe", figures | {"test_top1": 0.1})])
+    other.join_kept(tmp_path)
+    assert len(other.cases) == 4
 
 
 # Tables

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import finetune
 import pytest
 import run_all
+import trainings
 from harness import Benchmark, Contender, options_of, rate_rows, run_benchmark, take_turns
 from progress import duration, seconds_left
 
+from mlops_img.errors import UserError
 from tests.helpers.benchmarks import leaves, measured
 from tests.helpers.paths import ROOT
 
@@ -121,7 +124,7 @@ def test_all_benchmarks_run_and_the_end_says_what_was_skipped_or_failed(
         "good": run_all.Entry("good.py", flags=("--flag",), takes=("rounds",)),
         "absent": run_all.Entry("absent.py"),
         "long": run_all.Entry("long.py", why_not="takes hours"),
-        "finetune": run_all.Entry("finetune.py"),
+        "finetune": run_all.Entry("finetune.py", takes=("data", "weights")),
     }
     monkeypatch.setattr(run_all, "ENTRIES", entries)
     monkeypatch.setattr(run_all, "HERE", tmp_path)
@@ -202,6 +205,7 @@ def test_named_benchmark_runs_although_it_is_not_among_the_default_ones(monkeypa
     assert run_all.why_not("compression_models", options) is None
     assert run_all.why_not("serving_endurance", options) == run_all.ENTRIES["serving_endurance"].why_not
     assert run_all.why_not("finetune", options) == run_all.NO_DATA
+    assert run_all.why_not("finetune_minutes", options) == run_all.NO_DATA
 
 
 # Ctrl-C
@@ -247,3 +251,26 @@ def test_ctrl_c_reaches_the_running_benchmark_once_and_the_summary_is_printed(tm
         "skipped: slow: interrupted",
         "skipped: next: interrupted",
     ]
+
+
+# Trainings
+
+
+def test_numbers_are_read_with_the_seconds_of_their_line() -> None:
+    output = trainings.Output(
+        [(1.0, "start\n"), (2.5, "Test: [ 3/3] Acc@1: 90.0 ( 87.5)\n"), (3.0, "Test: [ 1/3] Acc@1: 1 (1)\n")]
+    )
+    assert output.numbers(finetune.TIMM_VALIDATION) == [(2.5, 87.5)]
+
+
+def test_a_training_that_fails_says_what_it_printed_and_one_that_is_stopped_does_not_fail(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such data"):
+        trainings.python("-c", "import sys; sys.exit('no such data')", cwd=tmp_path)
+    trainings.python("-c", "import time; time.sleep(600)", cwd=tmp_path, kill_after=0.1)
+
+
+def test_accuracy_over_time_is_that_of_the_newest_epoch() -> None:
+    trained = finetune.Trained(0.9, 0.8, [(25.0, 0.5), (35.0, 0.7), (59.0, 0.6)])
+    figures = finetune.curve_figures(trained, minutes=1)
+    assert list(figures.values()) == [None, None, 0.5, 0.7, 0.7, 0.6]
+    assert list(figures)[2] == "val_top1_at_30_s"
