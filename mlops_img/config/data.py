@@ -44,6 +44,13 @@ class DataConfig(EvaluateDataConfig):
     # split. test_fraction=0: no test split then; results are those of validation, and labeled so.
     val_fraction: float = 0.1
     test_fraction: float = 0.1
+    # Cross-validation: the training images, with a given val split, in so many parts, class by class; part `fold`
+    # validates and the others train. A test split stays apart (test_fraction=0: there is none).
+    folds: int | None = key(None, at_least(2))
+    fold: int = key(0, at_least(0))
+    # Images of one group, such as those of one patient, stay in one split. A regular expression that finds the group in
+    # an image's name below `root` (its first group in parentheses, or the whole match); for data=csv, a column.
+    group: str | None = None
     # false ignores a given test split, e.g. one without labels; data.test_fraction then decides whether one is split
     # off train.
     use_given_test: bool = True
@@ -67,6 +74,15 @@ class DataConfig(EvaluateDataConfig):
     cache: str = key("none", one_of("none", "decoded", "resized"))
     # Gigabytes that this cache may take, of all data sets together.
     cache_gb: float = key(20.0, more_than(0))
+
+    def check(self, prefix: str) -> None:
+        """Raise a UserError where there is no fold of this number."""
+        if self.folds is None and self.fold:
+            raise UserError(f"{prefix}fold={self.fold}: there are no folds. Set {prefix}folds=5, for example")
+        if self.folds is not None and self.fold >= self.folds:
+            raise UserError(
+                f"{prefix}fold={self.fold}: with {prefix}folds={self.folds} it can be 0 to {self.folds - 1}"
+            )
 
 
 @dataclass
@@ -118,6 +134,7 @@ class CsvConfig(DataConfig):
 
     def check(self, prefix: str) -> None:
         """Raise a UserError where label_column and label_columns are both given, or the columns repeat."""
+        super().check(prefix)
         names = self.label_columns
         if names is None:
             return

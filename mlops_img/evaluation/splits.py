@@ -15,6 +15,7 @@ from mlops_img.data.sources.base import ImageSet
 from mlops_img.evaluation.calibration import fit_temperature
 from mlops_img.evaluation.confidence import small_split_warning
 from mlops_img.evaluation.evaluator import Evaluator, TrainedModel
+from mlops_img.evaluation.per_image import write_predictions
 from mlops_img.evaluation.result import build_result
 from mlops_img.evaluation.tta import ViewAveraging
 from mlops_img.preprocessing.transforms import Preprocessing
@@ -63,6 +64,9 @@ def evaluate_splits(
         if folder is not None:
             (folder.path / "evaluation").mkdir(exist_ok=True)
             write_json(folder.path / "evaluation" / f"{name}.json", results[name])
+            if dataset.origins[name].kind == "fold":
+                path = folder.path / "evaluation" / f"{name}_predictions.csv"
+                write_predictions(path, predictions, trained.classes, images.paths)
     return results
 
 

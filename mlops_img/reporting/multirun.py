@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from mlops_img.core.files import write_atomically, write_text
 from mlops_img.core.text import text_table
+from mlops_img.reporting.folds import summarize_folds
 from mlops_img.runs.folder import ERROR_FILE
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def summarize_multirun() -> None:
     if rows:
         write_summary(folder, rows)
         print(format_table(rows))
+        for line in summarize_folds(folder, rows):
+            print(line)
         print(f"summary: {folder / 'summary.csv'}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mlops_img.reporting.folds import cross_validations
 from mlops_img.reporting.multirun import format_table, rank_jobs
 from tests.helpers.commands import Outcome
 
@@ -119,3 +120,38 @@ def test_return_value_is_the_optimized_metric(train: Train, monkeypatch: pytest.
     assert train("optimized_metric=val.f1_macro", "hydra.run.dir=runs/a", "train.epochs=1").code == 0
     summary = json.loads(Path("runs/a/summary.json").read_text())
     assert returned == [summary["val.f1_macro"]]
+
+
+def test_folds_are_put_together(train: Train, tmp_path: Path) -> None:
+    outcome = train("-m", "train.epochs=1", "train.max_steps=2", "data.folds=3", "data.fold=range(3)")
+    assert outcome.code == 0, outcome.err
+    [folder] = [path for path in (tmp_path / "runs").iterdir() if path.name.startswith("multirun-")]
+    rows = list(csv.DictReader((folder / "out_of_fold.csv").open()))
+    validated = [row["path"] for row in rows]
+    jobs = [list(csv.DictReader((folder / str(job) / "evaluation" / "val_predictions.csv").open())) for job in range(3)]
+    assert len(set(validated)) == len(validated) == sum(map(len, jobs))
+    assert max(map(len, jobs)) - min(map(len, jobs)) <= 1
+    names = list(rows[0])[3:]
+    for row in rows:
+        probabilities = [float(row[name]) for name in names]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+        assert names[probabilities.index(max(probabilities))] == row["predicted"]
+    right = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+    assert f"out of fold: top-1 {right:.4f} (95 % interval" in outcome.out
+    assert "3 folds: val.top1 mean 0." in outcome.out
+    assert (folder / "out_of_fold.png").stat().st_size > 1000
+
+
+def test_mean_and_standard_deviation_are_those_of_the_folds_of_one_setting() -> None:
+    def job(overrides: str, value: float, status: str = "ok") -> dict[str, object]:
+        return {"overrides": overrides, "value": value, "status": status, "metric": "val.top1", "test.top1": None}
+
+    rows = [
+        job("optim.lr=1 data.fold=0", 0.5),
+        job("optim.lr=1 data.fold=1", 0.7),
+        job("optim.lr=2 data.fold=0", 0.9),
+        job("optim.lr=2 data.fold=1", 0.0, status="failed"),
+        job("optim.lr=3", 0.1),
+    ]
+    [found] = cross_validations(rows)
+    assert found.describe() == "2 folds of optim.lr=1: val.top1 mean 0.6000, sd 0.1414"

@@ -33,18 +33,21 @@ class ImageSet:
         paths: the path of each image file, or the name of each image in a data set without files.
         labels: int64 (n,), indices into the classes.
         read: returns the bytes of a file or a Pillow image, given an element of `paths`.
+        groups: the group of each image, which splits keep whole; None: each image is its own.
     """
 
     paths: Sequence[str]
     labels: NDArray[np.int64]
     read: Read = read_file
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def select(self, rows: NDArray[np.intp]) -> ImageSet:
         """Return the images at these positions, in this order."""
-        return ImageSet([self.paths[row] for row in rows], self.labels[rows], self.read)
+        groups = None if self.groups is None else [self.groups[row] for row in rows]
+        return ImageSet([self.paths[row] for row in rows], self.labels[rows], self.read, groups)
 
 
 @dataclass(frozen=True)

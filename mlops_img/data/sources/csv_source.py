@@ -26,12 +26,13 @@ log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """A row of the table: the number of its first line, the image file, the label and the split."""
+    """A row of the table: the number of its first line, the image file, the label, the split and the group."""
 
     line: int
     file: str
     label: str
     split: str
+    group: str
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,18 @@ class Csv:
         files = table.column(self.config.file_column, "file_column")
         labels = self._labels(table)
         splits = self._splits(table)
-        rows = [Row(*row) for row in zip(table.lines, files, labels, splits, strict=True)]
+        groups = [""] * len(files) if self.config.group is None else table.column(self.config.group, "group")
+        rows = [Row(*row) for row in zip(table.lines, files, labels, splits, groups, strict=True)]
         if "train" in splits and not self.config.use_given_test:
             rows = [row for row in rows if row.split != "test"]  # they may have no labels
         rows = _each_file_once(self._existing(self._labeled(rows, path), root, path), path)
         classes = sorted_classes(self.config.label_columns or (row.label for row in rows))
         index = {name: number for number, name in enumerate(classes)}
-        images = ImageSet([row.file for row in rows], np.array([index[row.label] for row in rows], np.int64))
+        images = ImageSet(
+            [row.file for row in rows],
+            np.array([index[row.label] for row in rows], np.int64),
+            groups=None if self.config.group is None else [row.group for row in rows],
+        )
         of_row = np.array([row.split for row in rows])
         sets = {split: images.select(np.flatnonzero(of_row == split)) for split in SPLITS if split in of_row}
         origin = f"{path}, column {self.config.split_column!r}"
@@ -64,7 +70,11 @@ class Csv:
     def _columns(self) -> list[str]:
         """Return the names of the columns to read."""
         labels = self.config.label_columns or [self.config.label_column]
-        return [name for name in (self.config.file_column, *labels, self.config.split_column) if name is not None]
+        return [
+            name
+            for name in (self.config.file_column, *labels, self.config.split_column, self.config.group)
+            if name is not None
+        ]
 
     def _table_path(self, root: Path) -> Path:
         name = self.config.table
@@ -92,7 +102,7 @@ class Csv:
         name = self.config.label_column
         hint = ""
         if name not in table.columns:
-            hint = one_hot_hint(table, (self.config.file_column, self.config.split_column))
+            hint = one_hot_hint(table, (self.config.file_column, self.config.split_column, self.config.group))
         return clean_labels(table.column(name, "label_column", hint), table)
 
     def _splits(self, table: CsvRows) -> list[str]:

@@ -12,15 +12,18 @@ class SplitOrigin:
     """The origin of the images of one split.
 
     Attributes:
-        kind: "given" by the source, "split off train", or "none" if there is no such split.
+        kind: "given" by the source, "split off train", a "fold" of it, or "none" if there is no such split.
         place: location of a given split, e.g. its folder; empty if the source does not give one.
         fraction, seed: data.<split>_fraction and data.split_seed of a split that was split off train.
+        fold, folds: data.fold and data.folds.
     """
 
-    kind: Literal["given", "split off train", "none"] = "given"
+    kind: Literal["given", "split off train", "fold", "none"] = "given"
     place: str = ""
     fraction: float | None = None
     seed: int | None = None
+    fold: int | None = None
+    folds: int | None = None
 
     def text(self, split: str) -> str:
         """Return the origin as part of a sentence, with its configuration keys."""
@@ -28,6 +31,8 @@ class SplitOrigin:
             return f"none (data.{split}_fraction=0)"
         if self.kind == "split off train":
             return f"split off train (data.{split}_fraction={self.fraction}, data.split_seed={self.seed})"
+        if self.kind == "fold":
+            return f"of train (data.fold={self.fold}, data.folds={self.folds}, data.split_seed={self.seed})"
         return f"given in {self.place}" if self.place else "given"
 
     def as_dict(self) -> dict[str, Any]:
