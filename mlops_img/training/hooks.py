@@ -7,10 +7,10 @@ import math
 
 from torch import Tensor
 
+from mlops_img.core.interrupts import StopRequest
 from mlops_img.evaluation.metrics import METRICS, summarize
 from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.training.context import RunContext
-from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.progress import Progress, Speed, memory_gb
 from mlops_img.training.setup import Setup
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from mlops_img.core.interrupts import StopRequest
 from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.training.context import RunContext
 from mlops_img.training.hooks import RunHooks
-from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.pace import Pace, Stopwatch
 
 TOLERANCE = 0.02  # of the steps that are left: smaller changes of the speed do not change the plan

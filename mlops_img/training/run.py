@@ -12,6 +12,7 @@ import torch
 
 from mlops_img.config.train import Config
 from mlops_img.core.files import point_link, write_json
+from mlops_img.core.interrupts import StopRequest
 from mlops_img.core.text import shortened_list
 from mlops_img.data.loader import handle_bad_images
 from mlops_img.data.skipped import SkippedImages
@@ -29,7 +30,6 @@ from mlops_img.runs.tracking import check_online, start_tracker
 from mlops_img.training.automatic import set_up_run
 from mlops_img.training.context import RunClock, RunContext
 from mlops_img.training.hooks import RunHooks, out_of_patience
-from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
 from mlops_img.training.paced_hooks import PacedHooks
 from mlops_img.training.probe import probe
@@ -152,7 +152,7 @@ def _train(run: RunContext) -> None:
     batches = handle_bad_images(training_batches(setup), images, skipped)
     if config.train.profile_steps:
         batches = profiled(batches, run.folder.path / "profile", config.train.profile_steps)
-    with StopRequest() as stop:
+    with StopRequest("saving a checkpoint at the next step, then stopping") as stop:
         hooks = PacedHooks(run, checkpoints, stop, setup.pace) if setup.pace else RunHooks(run, checkpoints, stop)
         try:
             if config.probe.name != "none" and state.step == 0:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop at the next step."""
+"""SIGTERM and Ctrl-C as a request to stop at the next step or batch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Within its block, the first signal sets `requested`; a second Ctrl-C interrupts at once."""
+    """Within its block, the first signal sets `requested`; a second Ctrl-C interrupts at once.
 
-    def __init__(self) -> None:
+    Args:
+        announcement: what the process will do, for the log.
+    """
+
+    def __init__(self, announcement: str) -> None:
+        self.announcement = announcement
         self.requested = False
         self._before: dict[signal.Signals, object] = {}
 
@@ -35,4 +40,4 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        log.warning("%s: saving a checkpoint at the next step, then stopping", signal.Signals(number).name)
+        log.warning("%s: %s", signal.Signals(number).name, self.announcement)
