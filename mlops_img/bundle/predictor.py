@@ -24,6 +24,21 @@ log = logging.getLogger(__name__)
 ImageLike = str | Path | bytes | Image.Image | Tensor
 
 
+def most_probable(logits: Tensor, temperature: float, top_k: int) -> tuple[Tensor, Tensor]:
+    """Return the calibrated probabilities and the indices of the `top_k` most probable classes, or of all if fewer.
+
+    Args:
+        logits: float32 (n, classes).
+        temperature: divisor of the logits.
+        top_k: how many.
+
+    Returns:
+        Float32 and int64 (n, k), the most probable first.
+    """
+    values, indices = (logits / temperature).softmax(1).topk(min(top_k, logits.shape[1]))
+    return values, indices
+
+
 class Predictor:
     """A bundle ready to predict; threads may share it."""
 
@@ -77,9 +92,9 @@ class Predictor:
     def interpret(self, logits: Tensor, top_k: int = 5) -> list[Prediction]:
         """Turn logits (n, classes) into predictions."""
         classes = self.manifest.classes
-        best = (logits / self.manifest.temperature).softmax(1).topk(min(top_k, len(classes)))
+        best, order = most_probable(logits, self.manifest.temperature, top_k)
         found = []
-        for shares, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        for shares, indices in zip(best.tolist(), order.tolist(), strict=True):
             ranked = [
                 ClassProbability(label=classes[index], index=index, probability=share)
                 for share, index in zip(shares, indices, strict=True)

@@ -182,7 +182,7 @@ def handle_bad_images(
         UserError: an image cannot be decoded and `skipped` is None, or a batch has fewer than `min_images` left.
     """
     yielded = False
-    for batch in _report_killed_worker(batches):
+    for batch in report_killed_worker(batches, "smaller train.batch_size. resume=auto continues the run"):
         for row, reason in batch.bad:
             path = images.paths[row]
             if skipped is None:
@@ -203,8 +203,13 @@ def handle_bad_images(
         )
 
 
-def _report_killed_worker(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches; turn the death of a worker process into a UserError."""
+def report_killed_worker(batches: Iterable[Batch], fix: str) -> Iterator[Batch]:
+    """Yield the batches; turn the death of a worker process into a UserError.
+
+    Args:
+        batches: of a loader.
+        fix: how the message ends, after "use fewer workers with data.workers=..., or a ".
+    """
     try:
         yield from batches
     except RuntimeError as error:
@@ -213,7 +218,7 @@ def _report_killed_worker(batches: Iterable[Batch]) -> Iterator[Batch]:
             raise
         raise UserError(
             f"a data loader worker was killed ({reason.removesuffix('.')}). The usual cause is too little memory: use "
-            "fewer workers with data.workers=..., or a smaller train.batch_size. resume=auto continues the run"
+            f"fewer workers with data.workers=..., or a {fix}"
         ) from None
 
 

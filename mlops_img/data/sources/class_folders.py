@@ -94,7 +94,7 @@ def class_folders(folder: Path, left_out: LeftOutFiles, hint: str = "") -> list[
         raise UserError(
             f"{folder} has no class folders{direct}. Put the images of each class into a separate folder{hint}"
         )
-    classes = [_class_folder(path, left_out) for path in inside]
+    classes = [images_below(path, left_out) for path in inside]
     empty = next((one for one in classes if not one.files), None)
     if empty:
         count = sum(len(files) for _, _, files in os.walk(empty.path))
@@ -106,8 +106,12 @@ def class_folders(folder: Path, left_out: LeftOutFiles, hint: str = "") -> list[
     return classes
 
 
-def _class_folder(folder: Path, left_out: LeftOutFiles) -> ClassFolder:
-    """List the image files of a class at any depth, without hidden files and files of other software."""
+def images_below(folder: Path, left_out: LeftOutFiles) -> ClassFolder:
+    """List the image files of a folder at any depth, without hidden files and files of other software.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
 
     def fail(error: OSError) -> None:
         raise UserError(f"folder {error.filename} cannot be read: {error.strerror}")

@@ -78,7 +78,14 @@ class CsvRows:
         return [row[number] for row in self.cells]
 
 
-def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, encoding: str | None = None) -> CsvRows:
+def read_csv(
+    path: Path,
+    wanted: Sequence[str],
+    separator: str | None = None,
+    encoding: str | None = None,
+    *,
+    least_columns: int = 2,
+) -> CsvRows:
     """Read a CSV file, compressed or not.
 
     Blank lines are skipped, and empty fields beyond those of the header are removed.
@@ -88,6 +95,7 @@ def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, en
         wanted: names of columns, used to detect the separator.
         separator: one character, or its name in `SEPARATOR_NAMES`; None detects it from the header.
         encoding: text encoding; None means UTF-8 or the encoding of the byte-order mark.
+        least_columns: with 1, a table of files alone is accepted.
 
     Raises:
         UserError: the file cannot be read or is not a table; the message gives the line if there is one.
@@ -98,10 +106,10 @@ def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, en
         separator, text = separator or hint[1], text[hint.end() - 1 :]  # keep the line break for line numbers
     if not text.strip():
         raise UserError(f"{path} is empty. Name the columns in its first line, e.g. file,label")
-    delimiter = _find_separator(text, wanted, path) if separator is None else _check_separator(separator)
+    delimiter = _find_separator(text, wanted, path, least_columns) if separator is None else _check_separator(separator)
     records = _records(text, delimiter, path)
     columns = _names(next(records)[1])
-    if len(columns) < 2:
+    if len(columns) < least_columns:
         raise UserError(
             f"{path} has only one column with data.separator={separator!r}. Use data.separator=null to detect it"
         )
@@ -112,6 +120,16 @@ def read_csv(path: Path, wanted: Sequence[str], separator: str | None = None, en
     if not cells:
         raise UserError(f"{path} has no rows. Add one for each image")
     return CsvRows(path, columns, cells, lines)
+
+
+def read_lines(path: Path, encoding: str | None = None) -> list[str]:
+    """Return the lines of a text file, compressed or not, without blank ones.
+
+    Raises:
+        UserError: the file cannot be read or is not text.
+    """
+    text = _decode(_read(path), encoding, path)
+    return [line.rstrip("\r\n") for line in io.StringIO(text, newline="") if line.strip()]
 
 
 def _read(path: Path) -> bytes:
@@ -136,7 +154,7 @@ def _unzip(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
         if len(names) != 1:
-            raise ValueError(f"it contains {len(names)} files. Unpack it and set data.table=... to one of them")
+            raise ValueError(f"it contains {len(names)} files. Unpack it and name one of them")
         return archive.read(names[0])
 
 
@@ -195,7 +213,7 @@ def _check_separator(separator: str) -> str:
     return character
 
 
-def _find_separator(text: str, wanted: Sequence[str], path: Path) -> str:
+def _find_separator(text: str, wanted: Sequence[str], path: Path, least_columns: int) -> str:
     """Return the separator that gives the most wanted columns in the header, then the most columns."""
     header = next(line for line in io.StringIO(text, newline="") if line.strip()).strip("\r\n")
 
@@ -204,7 +222,7 @@ def _find_separator(text: str, wanted: Sequence[str], path: Path) -> str:
         return len({*names} & {_name(name) for name in wanted}), len(names)
 
     best = max(SEPARATORS, key=fit)
-    if fit(best)[1] < 2:
+    if fit(best)[1] < least_columns:
         raise UserError(
             f"{path} has only one column, {header.strip()!r}: its first line has no comma, semicolon, tab or |. "
             "Set data.separator=..., or data.table=... to another table"
