@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlops_img.config.commands import AuditConfig, BenchmarkConfig, EvaluateConfig, SoupConfig, StoreConfig
 from mlops_img.config.data import DATA_SOURCES, DataConfig, EvaluateDataConfig
 from mlops_img.config.export import ExportConfig
+from mlops_img.config.predict import PredictConfig
 from mlops_img.config.train import Config
 
 # The dataclass of each command, by the name of its file in `conf/`.
@@ -22,6 +23,7 @@ COMMANDS: dict[str, type[Any]] = {
     "audit": AuditConfig,
     "store": StoreConfig,
     "soup": SoupConfig,
+    "predict": PredictConfig,
 }
 FREE_FORM = ("kwargs", "custom", "lr_scales")  # keys of mappings that may hold any key
 
