@@ -1,6 +1,6 @@
 """Run the benchmarks one after the other and say at the end what was measured, what was skipped and why.
 
-    python benchmarks/run_all.py                                   # the four of `make benchmark`, with generated photos
+    python benchmarks/run_all.py                                   # the five of `make benchmark`, with generated photos
     python benchmarks/run_all.py --photos <folder> --rounds 3 --keep
     python benchmarks/run_all.py serving serving_endurance         # these alone
 
@@ -42,6 +42,7 @@ ENTRIES = {
     "train_loop": Entry("train_loop.py", takes=("rounds",)),
     "input_pipeline": Entry("input_pipeline.py", takes=("rounds", "photos")),
     "compression": Entry("compression.py", takes=("rounds",)),
+    "batch_prediction": Entry("batch_prediction.py", takes=("rounds", "photos")),
     "serving": Entry("serving.py", takes=("rounds", "photos")),
     "compression_models": Entry(
         "compression.py", flags=("--table",), why_not="exports every model, for 10 minutes and more: name it to run it"

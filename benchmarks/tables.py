@@ -262,6 +262,7 @@ def spread(values: Sequence[float | None], digits: int) -> str:
 TABLES: dict[str, Callable[[Result], str]] = {
     "train_loop": train_loop,
     "input_pipeline": input_pipeline,
+    "batch_prediction": input_pipeline,
     "compression": compression,
     "compression_models": compression_models,
     "serving": serving,

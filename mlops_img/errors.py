@@ -8,7 +8,7 @@ from collections.abc import Iterable
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, `resume=auto` resumes
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, and can be resumed
 
 
 class UserError(Exception):
@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 class StoppedOnRequest(SystemExit):
-    """SIGTERM or Ctrl-C arrived and a checkpoint was saved; leaves the process with `EXIT_STOPPED`."""
+    """SIGTERM or Ctrl-C arrived and what was done is saved; leaves the process with `EXIT_STOPPED`."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_STOPPED)

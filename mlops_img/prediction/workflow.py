@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -89,10 +88,8 @@ def predict_images(config: PredictConfig) -> None:
         UserError: the input, the model or the output is not usable, or the output was begun with something else.
         StoppedOnRequest: SIGTERM or Ctrl-C; the parts before the present one are there.
     """
-    shard = find_shard(config)
-    images = open_input(config.input, config.data)
-    output = make_folder(config.output)
-    job = _job(config, images, open_model(config), output)
+    shard, job = find_shard(config), open_job(config)
+    output = job.files.folder
     job.files.remove_unfinished(shard)
     present = job.files.present()
     missing = sorted(set(shard.of(range(job.plan.parts))) - set(present))
@@ -115,12 +112,15 @@ def predict_images(config: PredictConfig) -> None:
     _print_summary(job, there, computed, seconds)
 
 
-def _job(config: PredictConfig, images: Input, model: Model, output: Path) -> Job:
-    """Return what there is to do in the output, which is new or was begun with the same.
+def open_job(config: PredictConfig) -> Job:
+    """List the input, open the model, and begin the output or see that it was begun with the same.
 
     Raises:
-        UserError: it was begun with something else, or cannot be written.
+        UserError: the input or the model is not usable, or the output was begun with something else.
     """
+    images = open_input(config.input, config.data)
+    output = make_folder(config.output)
+    model = open_model(config)
     begun = read_manifest(output)
     file_format = choose_format(config.format, begun.format if begun is not None else None)
     if begun is None and config.format == "auto" and not is_installed("parquet"):

@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "mlops_img"
-COMMANDS = ("train", "evaluate", "audit", "export", "benchmark", "store", "soup", "service")
+COMMANDS = ("train", "evaluate", "audit", "export", "benchmark", "store", "soup", "predict", "service")
 
 # From the lowest floor up. Rooms on one floor do not import one another.
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data.sources", "models", "runs", "bundle"),
     ("data", "registry", "monitoring"),
     ("data.audit", "evaluation"),
-    ("reporting", "serving"),
+    ("reporting", "serving", "prediction"),
     ("training", "client"),
     ("compression", "cli", "face"),
     ("commands",),

@@ -108,7 +108,9 @@ def test_command_in_a_page_exists_and_composes(command: Command, text: str) -> N
 
 def test_keys_named_in_pages_exist(command: Command) -> None:
     sources = [("mlops_img.train", f"data={option.stem}") for option in (CONF / "data").glob("*.yaml")]
-    others = [(f"mlops_img.{name}",) for name in ("evaluate", "soup", "export", "audit", "benchmark", "store")]
+    others = [
+        (f"mlops_img.{name}",) for name in ("evaluate", "soup", "export", "predict", "audit", "benchmark", "store")
+    ]
     known = {path.name for path in CONF.iterdir() if path.is_dir()} | {"hydra.run.dir"}
     for call in (*sources, *others):
         known |= flat(yaml.safe_load(command(*call, "--cfg", "job").out))
