@@ -11,6 +11,11 @@ def shortened_list(items: Sequence[str], most: int, *, separator: str = ", ") ->
     return separator.join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def valid_utf8(text: str) -> str:
+    """Return text with escapes for what is not valid UTF-8 in the name of a file, e.g. "\\udcff"."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def text_table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
     """Return rows as lines for a terminal with aligned columns.
 

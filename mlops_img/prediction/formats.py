@@ -43,11 +43,14 @@ def _write_csv(file: IO[bytes], columns: Columns) -> None:
 
 
 def _read_csv(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        header = next(rows, [])
-        places = [header.index(name) for name in names]
-        cells = [[row[place] or None for place in places] for row in rows if len(row) == len(header)]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file, strict=True)
+            header = next(rows, [])
+            places = [header.index(name) for name in names]
+            cells = [[row[place] or None for place in places] for row in rows]
+    except (csv.Error, IndexError) as error:
+        raise ValueError(f"a row is cut off ({error})") from None
     return {name: [row[number] for row in cells] for number, name in enumerate(names)}
 
 

@@ -76,7 +76,8 @@ def _from_folder(folder: Path) -> tuple[list[str], list[str]]:
     left_out = LeftOutFiles()
     paths = images_below(folder, left_out).files
     log_left_out(str(folder), left_out.as_list())
-    return [os.path.relpath(path, folder) for path in paths], paths
+    above = os.path.join(folder, "")  # relpath would take as long as everything else here
+    return [path.removeprefix(above) for path in paths], paths
 
 
 def _from_table(path: Path, config: PredictDataConfig) -> tuple[list[str], list[str]]:
@@ -108,7 +109,7 @@ def _paths(names: Sequence[str], root: Path, config: PredictDataConfig) -> list[
     """Return the path of each name. That of a file which does not exist is kept: its row says so."""
     prefix, suffix = os.path.expanduser(config.file_prefix), config.file_suffix
     files = ImageFiles(str(root), prefix, suffix)
-    return [files.find(name) or os.path.join(root, f"{prefix}{name}{suffix}") for name in names]
+    return [files.find(name) or str(root / f"{prefix}{name}{suffix}") for name in names]
 
 
 Reader = Callable[[Path, PredictDataConfig], tuple[list[str], list[str]]]

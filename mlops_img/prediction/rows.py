@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops_img.bundle.predictor import most_probable
+from mlops_img.core.text import valid_utf8
 from mlops_img.data.batch import Batch
 from mlops_img.prediction.formats import Columns
 from mlops_img.prediction.model import Model
@@ -55,7 +56,7 @@ class PartRows:
             names: of all images of the input.
             labels: names of the classes.
         """
-        content: list[Sequence[object]] = [[_utf8(names[row]) for row in self.rows], list(self.rows)]
+        content: list[Sequence[object]] = [[valid_utf8(names[row]) for row in self.rows], list(self.rows)]
         for place in range(self.classes.shape[1]):
             indices = self.classes[:, place].tolist()
             shares = self.probabilities[:, place].tolist()
@@ -63,8 +64,3 @@ class PartRows:
             content.append([share if index >= 0 else None for index, share in zip(indices, shares, strict=True)])
         content.append([self.errors.get(row) for row in self.rows])
         return dict(zip(column_names(self.classes.shape[1]), content, strict=True))
-
-
-def _utf8(name: str) -> str:
-    """Return a name with escapes for what is not valid UTF-8 in the name of a file."""
-    return name.encode(errors="backslashreplace").decode()

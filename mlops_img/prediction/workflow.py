@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mlops_img.config.predict import PredictConfig
 from mlops_img.core.interrupts import StopRequest
 from mlops_img.core.memory import freed_memory_kept
+from mlops_img.core.text import valid_utf8
 from mlops_img.data.batch import Batch
 from mlops_img.data.loader import MAX_WORKERS, make_loader, report_killed_worker
 from mlops_img.errors import StoppedOnRequest
@@ -131,9 +132,12 @@ def open_job(config: PredictConfig) -> Job:
     plan = Plan(len(images.names), config.rows_per_part, model.batch_size)
     manifest = OutputManifest(
         version=VERSION,
-        input=InputInfo(location=images.location, rows=plan.rows, fingerprint=images.fingerprint),
+        input=InputInfo(location=valid_utf8(images.location), rows=plan.rows, fingerprint=images.fingerprint),
         model=ModelInfo(
-            location=model.location, sha256=model.sha256, temperature=model.temperature, precision=model.precision
+            location=valid_utf8(model.location),
+            sha256=model.sha256,
+            temperature=model.temperature,
+            precision=model.precision,
         ),
         top_k=top_k,
         batch_size=plan.batch_size,

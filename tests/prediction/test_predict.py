@@ -102,10 +102,10 @@ def test_unreadable_image_is_a_row_with_an_error(predict: Predict, shapes: Path,
 
 
 def test_input_without_any_readable_image(predict: Predict, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "broken").mkdir()
     for number in range(3):
-        (tmp_path / "photos" / f"{number}.png").write_bytes(b"no image")
-    outcome = predict("input=photos", "format=parquet")
+        (tmp_path / "broken" / f"{number}.png").write_bytes(b"no image")
+    outcome = predict("input=broken", "format=parquet")
     assert outcome.code == 0, outcome.err
     table = pq.read_table(tmp_path / "predictions")
     assert table["error"].to_pylist() == ["not an image"] * 3
@@ -121,8 +121,9 @@ def test_row_whose_outputs_are_not_finite_has_an_error(
 
     def overflow(predictor: Predictor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, features = run(predictor, pixels)
-        logits[1, 0] = torch.inf
-        return logits, features
+        changed = logits.clone()  # from inference mode, in which it cannot be changed in place
+        changed[1, 0] = torch.inf
+        return changed, features
 
     monkeypatch.setattr(Predictor, "run", overflow)
     assert predict().code == 0
@@ -187,7 +188,8 @@ def test_flat_folder_and_a_name_that_is_not_utf8(predict: Predict, shapes: Path,
     shutil.copy(shapes / "circle" / "001.jpg", os.fsencode(flat) + b"/\xff.jpg")
     (flat / ".hidden.jpg").write_bytes(b"")
     for kind in ("csv", "parquet"):
-        assert predict("input=flat", f"output={kind}", f"format={kind}").code == 0
+        outcome = predict("input=flat", f"output={kind}", f"format={kind}")
+        assert outcome.code == 0, outcome.err
     assert [row["path"] for row in read_csv_parts(tmp_path / "csv")] == ["ü, 1.jpg", "\\udcff.jpg"]
     assert pq.read_table(tmp_path / "parquet")["path"].to_pylist() == ["ü, 1.jpg", "\\udcff.jpg"]
 
