@@ -12,7 +12,7 @@ def shortened_list(items: Sequence[str], most: int, *, separator: str = ", ") ->
 
 
 def valid_utf8(text: str) -> str:
-    """Return text with escapes for what is not valid UTF-8 in the name of a file, e.g. "\\udcff"."""
+    """Return text with escapes for what is not valid UTF-8 in the name of a file."""
     return text.encode(errors="backslashreplace").decode()
 
 

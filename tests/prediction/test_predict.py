@@ -187,8 +187,9 @@ def test_flat_folder_and_a_name_that_is_not_utf8(predict: Predict, shapes: Path,
     shutil.copy(shapes / "circle" / "001.jpg", flat / "ü, 1.jpg")
     shutil.copy(shapes / "circle" / "001.jpg", os.fsencode(flat) + b"/\xff.jpg")
     (flat / ".hidden.jpg").write_bytes(b"")
+    flat.rename(os.fsdecode(b"\xfflat"))
     for kind in ("csv", "parquet"):
-        outcome = predict("input=flat", f"output={kind}", f"format={kind}")
+        outcome = predict(os.fsdecode(b"input=\xfflat"), f"output={kind}", f"format={kind}")
         assert outcome.code == 0, outcome.err
     assert [row["path"] for row in read_csv_parts(tmp_path / "csv")] == ["ü, 1.jpg", "\\udcff.jpg"]
     assert pq.read_table(tmp_path / "parquet")["path"].to_pylist() == ["ü, 1.jpg", "\\udcff.jpg"]

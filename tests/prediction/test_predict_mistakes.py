@@ -215,6 +215,14 @@ def test_part_that_was_damaged_after_it_was_written(predict: Predict, tmp_path: 
     assert message.endswith("Delete it and start the same command again")
 
 
+def test_csv_part_that_was_cut_off(predict: Predict, tmp_path: Path) -> None:
+    assert predict("rows_per_part=10").code == 0
+    part = tmp_path / "predictions" / "part-00001.csv"
+    part.write_bytes(part.read_bytes()[:-80])
+    message = message_of(predict("rows_per_part=10"))
+    assert message.startswith("predictions/part-00001.csv cannot be read: a row is cut off")
+
+
 @pytest.mark.parametrize(("rank", "size"), [("3", "2"), ("one", "2"), ("-1", "2")])
 def test_numbers_of_torchrun_that_cannot_be(
     predict: Predict, monkeypatch: pytest.MonkeyPatch, rank: str, size: str
