@@ -165,6 +165,7 @@ def test_every_path_is_marked() -> None:
         "run",
         "bundle",
         "bundles",
+        "input",
         "output",
         "distill.teacher",
     }
