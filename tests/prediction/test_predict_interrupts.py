@@ -79,7 +79,9 @@ def started(bundle: Path, shapes: Path, output: Path, *arguments: str) -> Iterat
 
 
 def finish(predict: Predict, piped: PipedImage, output: str) -> Outcome:
-    """Run the command to its end in this process, and feed it the pipe."""
+    """Run the command to its end in this process, and feed it the pipe if it reads it."""
+    if Path(output, "part-00001.csv").exists():
+        return predict(*SETTINGS, f"output={output}")
 
     def feed() -> None:
         piped.await_reader()
@@ -110,10 +112,13 @@ def test_stopped_command_ends_after_the_batch_and_goes_on(
         rest = process.stdout.read()
         assert process.wait(DEADLINE) == EXIT_STOPPED
     assert "SIGTERM: stopping after this batch" in rest
-    # Its signal came in the last batch of a part, which is written.
-    assert f"stopped: 2 of 3 parts are in {output}. The same command goes on with the next one" in rest
-    assert sorted(os.listdir(output)) == ["_manifest.json", "part-00000.csv", "part-00001.csv"]
-    assert predict(*SETTINGS, "output=stopped").code == 0
+    # The batch with the pipe is the last one of its part. Without workers it is the present one, and so it is written; a
+    # worker reads ahead of the present one.
+    written = ["part-00000.csv", "part-00001.csv"] if (output / "part-00001.csv").exists() else ["part-00000.csv"]
+    assert workers or len(written) == 2
+    assert f"stopped: {len(written)} of 3 parts are in {output}. The same command goes on with the next one" in rest
+    assert sorted(os.listdir(output)) == ["_manifest.json", *written]
+    assert finish(predict, piped, "stopped").code == 0
     assert finish(predict, piped, "whole").code == 0
     assert parts(output) == parts(tmp_path / "whole")
     assert len(parts(output)) == 3
