@@ -91,7 +91,7 @@ def compiled(exportable: ExportableModel, folder: Path, precision: str) -> Runne
         compiled_for=this_machine(CPU),
         max_batch=MAX_BATCH,
     )
-    return load_program(folder, described, CPU)
+    return load_program(folder, described, CPU, exportable.preprocessing.image_size)
 
 
 def onnx_int8(exportable: ExportableModel, folder: Path) -> Path:

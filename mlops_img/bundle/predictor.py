@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlops_img.bundle.manifest import Manifest, Program
 from mlops_img.bundle.prediction import ClassProbability, Prediction
-from mlops_img.bundle.programs import CannotRunError, Runner, load_program
+from mlops_img.bundle.programs import CannotRunError, LoadedProgram, load_program
 from mlops_img.errors import UserError
 from mlops_img.preprocessing.decode import BadImageError
 from mlops_img.preprocessing.transforms import Preprocessing, stack
@@ -84,6 +84,11 @@ class Predictor:
             pixels = self.preprocessing.decode(image)
         return self.preprocessing.crop(pixels)
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads gain by calling `run` at the same time; otherwise they wait for one another."""
+        return self._run.concurrent
+
     def run(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Run the program on uint8 (n, 3, side, side), n at most its `max_batch`; logits and features on the CPU."""
         logits, features = self._run(pixels)
@@ -102,11 +107,11 @@ class Predictor:
             found.append(Prediction(**ranked[0].model_dump(), top_k=ranked))
         return found
 
-    def _choose(self, programs: Sequence[Program]) -> tuple[Program, Runner]:
+    def _choose(self, programs: Sequence[Program]) -> tuple[Program, LoadedProgram]:
         refused = []
         for program in programs:
             try:
-                runner = load_program(self.folder, program, self.device)
+                runner = load_program(self.folder, program, self.device, self.preprocessing.image_size)
             except CannotRunError as error:
                 refused.append(f"{program.file}: {error}")
                 continue

@@ -7,17 +7,41 @@ normalization is part of the program.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mlops_img.bundle.compiled import CompiledProgram, shared_object_of
 from mlops_img.bundle.manifest import CompiledFor, Program
 from mlops_img.errors import UserError
 
 Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class LoadedProgram:
+    """A program that is ready to run; threads may share it.
+
+    Attributes:
+        run: uint8 (n, 3, side, side) to logits and features.
+        concurrent: whether threads compute at the same time; otherwise a run holds Python's lock until its end.
+    """
+
+    run: Runner
+    concurrent: bool
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the program.
+
+        Raises:
+            ValueError: the images have another shape or dtype than the program takes.
+        """
+        return self.run(images)
 
 
 class CannotRunError(Exception):
@@ -50,8 +74,8 @@ def unsupported_reason(needed: CompiledFor, device: torch.device) -> str | None:
     return f"the processor lacks {', '.join(missing)}" if missing else None
 
 
-def load_program(folder: Path, program: Program, device: torch.device) -> Runner:
-    """Make a program of a bundle ready to run.
+def load_program(folder: Path, program: Program, device: torch.device, side: int) -> LoadedProgram:
+    """Make a program of a bundle, for images of `side` x `side`, ready to run.
 
     Raises:
         CannotRunError: it does not fit this machine, or PyTorch cannot load it.
@@ -65,10 +89,25 @@ def load_program(folder: Path, program: Program, device: torch.device) -> Runner
         if reason is not None:
             raise CannotRunError(reason)
     try:
-        run = _load_portable(path, device) if program.compiled_for is None else _load_compiled(path, device)
+        loaded = _load_portable(path, device) if program.compiled_for is None else _load_compiled(path, device)
     except Exception as error:  # PyTorch has many ways of not loading a program; there is another to fall back to
         raise CannotRunError(f"PyTorch cannot load it: {' '.join(str(error).split())[:200]}") from error
-    return filled_up(run, program.min_batch) if program.min_batch > 1 else run
+    run = filled_up(loaded.run, program.min_batch) if program.min_batch > 1 else loaded.run
+    return LoadedProgram(_checked(run, side), loaded.concurrent)
+
+
+def _checked(run: Runner, side: int) -> Runner:
+    """Return a runner that refuses other images than a program takes: a compiled one would read beyond them."""
+
+    def run_checked(images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.dtype != torch.uint8 or images.ndim != 4 or not len(images) or images.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"a program takes uint8 (n, 3, {side}, {side}), this is {images.dtype} {tuple(images.shape)}"
+            )
+        # Compiled code takes the layout of the example it was compiled with for granted.
+        return run(images.contiguous(memory_format=torch.channels_last))
+
+    return run_checked
 
 
 def filled_up(run: Runner, least: int) -> Runner:
@@ -111,18 +150,17 @@ def refuse_pickles(path: Path) -> None:
                 )
 
 
-def _load_compiled(path: Path, device: torch.device) -> Runner:
+def _load_compiled(path: Path, device: torch.device) -> LoadedProgram:
+    shared_object = shared_object_of(path) if device.type == "cpu" else None
+    if shared_object is not None:
+        compiled = CompiledProgram(path, shared_object, os.cpu_count() or 1)
+        return LoadedProgram(lambda images: _pair(compiled(images.to(device))), concurrent=True)
     # As torch._inductor.aoti_load_package does, without the seconds that importing the compiler takes.
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, device.index or -1)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, features = loader.boxed_run([images.to(device)])
-        return logits, features
-
-    return run
+    return LoadedProgram(lambda images: _pair(loader.boxed_run([images.to(device)])), concurrent=False)
 
 
-def _load_portable(path: Path, device: torch.device) -> Runner:
+def _load_portable(path: Path, device: torch.device) -> LoadedProgram:
     import torch.ao.quantization.fx._decomposed  # has the operators of int8 programs
     from torch.export.passes import move_to_device_pass
 
@@ -131,7 +169,11 @@ def _load_portable(path: Path, device: torch.device) -> Runner:
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
-            logits, features = module(images.to(device))
-        return logits, features
+            return _pair(module(images.to(device)))
 
-    return run
+    return LoadedProgram(run, concurrent=device.type == "cpu")
+
+
+def _pair(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    logits, features = outputs
+    return logits, features

@@ -126,7 +126,7 @@ def _write_programs(
     )
     try:
         compile_for_this_machine(program, folder / compiled.file, context.device)
-        runner = load_program(folder, compiled, context.device)
+        runner = load_program(folder, compiled, context.device, context.preprocessing.image_size)
         single, pair = (median(seconds_per_call(runner, context.preprocessing, batch)) for batch in (1, 2))
         if pair < single:
             compiled = compiled.model_copy(update={"min_batch": 2})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
+from torch.fx import Graph
 
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.preprocessing.views import VIEWS, View, view_of
@@ -101,10 +102,28 @@ def compile_for_this_machine(program: ExportedProgram, path: Path, device: torch
         program = move_to_device_pass(program, device)
     # Frozen weights are folded and packed at compile time. The number of threads is read at run time: the machine
     # that serves may have other cores, and more than one process.
-    options = {"freezing": True, "cpp.dynamic_threads": True}
+    options = {"freezing": True, "cpp.dynamic_threads": True, "pre_grad_custom_pass": _pool_integers}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+
+
+def _pool_integers(graph: Graph) -> None:
+    """Let max pooling of int8 values pool the integers themselves, which gives the same values.
+
+    PyTorch would call an operator without a C interface for it. A package with one runs in one thread at a time.
+    """
+    quantized = torch.ops.quantized_decomposed
+    for node in graph.find_nodes(op="call_function", target=quantized.quantize_per_tensor.default):
+        pool = node.args[0]
+        if pool.target is not torch.ops.aten.max_pool2d.default or len(pool.users) > 1:
+            continue
+        values = pool.args[0]
+        if values.target is quantized.dequantize_per_tensor.default and values.args[1:] == node.args[1:]:
+            pool.replace_input_with(values, values.args[0])
+            node.replace_all_uses_with(pool)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
 
 
 def _gives_features(model: nn.Module, normalized: Tensor) -> bool:

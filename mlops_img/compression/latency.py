@@ -52,7 +52,7 @@ def measure_bundle(config: BenchmarkConfig) -> list[ProgramTiming]:
     runners = {}
     for program in manifest.programs:
         try:
-            runners[program.file] = load_program(folder, program, device)
+            runners[program.file] = load_program(folder, program, device, preprocessing.image_size)
         except CannotRunError as error:
             print(f"{program.file} does not run here: {error}")
     taken: dict[tuple[str, int], list[float]] = {}

@@ -36,7 +36,7 @@ def test_program_computes_what_the_model_computes(name: str, tmp_path: Path) -> 
     exportable = servable_of(name, side)
     assert exportable.has_features
     save_portable(capture(exportable, example_images(exportable.preprocessing), max_batch=8), tmp_path / "fp32.pt2")
-    run = load_program(tmp_path, Program(precision="fp32", file="fp32.pt2", compiled_for=None, max_batch=8), CPU)
+    run = load_program(tmp_path, Program(precision="fp32", file="fp32.pt2", compiled_for=None, max_batch=8), CPU, side)
     for count in (1, 5):
         images = example_images(exportable.preprocessing, count)
         with torch.no_grad():
