@@ -6,6 +6,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -14,16 +15,17 @@ from mlops_img.bundle.predictor import Predictor
 from mlops_img.serving import telemetry
 from mlops_img.serving.admission import Admission
 from mlops_img.serving.batcher import Batcher
+from mlops_img.serving.model_threads import ModelThreads
 from mlops_img.serving.settings import Settings
 from mlops_img.serving.uploads import prepare_upload
 
 WARM_UP_RUNS = 3
-# The longest run of the model, in seconds. A compiled program holds Python's GIL while it runs, and health checks and
-# refusals must not wait longer for it.
+# The longest run of the model, in seconds: an image that arrives when all threads are busy waits for the end of a run,
+# and larger batches gain little. Some programs also hold Python's lock (the GIL) so long, and with it health checks.
 BATCH_SECONDS = 0.05
-# Images that are being decoded or wait for the model, in batches: one more than the model works on. Decoding all images
-# of a burst at once would delay the answers to later requests.
-BATCHES_AHEAD = 2
+# Images that are being decoded or wait for the model, in batches: one more than the threads of the model work on.
+# Decoding all images of a burst at once would delay the answers to later requests.
+BATCHES_AHEAD = 1
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ class Engine:
         self.predictor = predictor
         self.settings = settings
         self.admission = Admission(settings.queue, settings.timeout)
-        max_batch = self._warm_up(min(settings.max_batch, predictor.program.max_batch))
+        threads = ModelThreads(settings.threads, concurrent=predictor.concurrent)
+        max_batch = self._warm_up(min(settings.max_batch, predictor.program.max_batch), threads)
         self._decoders = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
-        self._batcher = Batcher(predictor.run, max_batch)
-        self._decoding_slots = asyncio.Semaphore(BATCHES_AHEAD * max_batch)
+        self._batcher = Batcher(predictor.run, max_batch, threads)
+        self._decoding_slots = asyncio.Semaphore((threads.runs + BATCHES_AHEAD) * max_batch)
         manifest = predictor.manifest
         telemetry.MODEL.labels(manifest.name, manifest.version, manifest.precision, predictor.program.file).set(1)
 
@@ -65,7 +68,8 @@ class Engine:
             output = await self._batcher.submit(pixels)
         queued = start - arrived + output.queued
         prediction = self.predictor.interpret(output.logits.unsqueeze(0), top_k)[0]
-        self.admission.observe(decoding / self.settings.threads + output.computed / output.batch)
+        model = output.computed * output.cores / output.batch
+        self.admission.observe((decoding + model) / self.settings.threads)
         for stage, seconds in (("decode", decoded), ("queue", queued), ("model", output.computed)):
             telemetry.STAGE_SECONDS.labels(stage).observe(seconds)
         telemetry.BATCH_IMAGES.observe(output.batch)
@@ -82,21 +86,21 @@ class Engine:
         start = time.perf_counter()
         return prepare_upload(self.predictor, data, self.settings.max_pixels), time.perf_counter() - start
 
-    def _warm_up(self, limit: int) -> int:
+    def _warm_up(self, limit: int, threads: ModelThreads) -> int:
         """Return the largest batch, at most `limit` and at least 1, that the model runs within `BATCH_SECONDS`.
 
         The first request is then as fast as later ones, and admission knows the time per image from the start.
         """
         for sample in self.predictor.manifest.samples[:1]:
             self._decode((self.predictor.folder / sample.file).read_bytes())
-        side = self.predictor.preprocessing.image_size
         batch = 1
-        self.admission.observe(self._time_run(1, side))
-        while 2 * batch <= limit and self._time_run(2 * batch, side) <= BATCH_SECONDS:
+        self.admission.observe(threads.in_each(partial(self._time_run, 1))[0])
+        while 2 * batch <= limit and threads.in_each(partial(self._time_run, 2 * batch))[-1] <= BATCH_SECONDS:
             batch *= 2
         return batch
 
-    def _time_run(self, batch: int, side: int) -> float:
+    def _time_run(self, batch: int) -> float:
+        side = self.predictor.preprocessing.image_size
         images = torch.zeros(batch, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
         seconds = []
         for _ in range(WARM_UP_RUNS):

@@ -13,6 +13,9 @@ from mlops_img.errors import UserError, did_you_mean
 
 PREFIX = "MLOPS_IMG_"
 MAX_DEFAULT_WORKERS = 4
+# One process uses several cores: threads run the model at the same time. What Python itself does for a request, about
+# a millisecond, is done by one core of a process.
+CORES_PER_WORKER = 4
 DEFAULT_PORT, MAX_PORT = 3000, 2**16 - 1
 # A form has room for so many files (serving/forms.py).
 MAX_FILES = 1000
@@ -25,12 +28,10 @@ def cores() -> int:
 
 
 def _default_workers(data: dict[str, Any]) -> int:
-    # A compiled program holds Python's GIL while it runs, so on a CPU several processes of one thread answer more
-    # requests than one process of several threads. PyTorch, which knows whether there is a GPU, takes too long to
-    # import here.
+    # PyTorch, which knows whether there is a GPU, takes too long to import here.
     device = data.get("device", "auto")
     gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
-    return 1 if gpu else min(MAX_DEFAULT_WORKERS, cores())
+    return 1 if gpu else max(1, min(MAX_DEFAULT_WORKERS, cores() // CORES_PER_WORKER))
 
 
 def _default_threads(data: dict[str, Any]) -> int:
@@ -58,8 +59,9 @@ class Settings(BaseSettings):
     Attributes:
         bundle: a folder, gs://bucket/folder, or bentoml:name:version in BentoML's model store.
         device: auto, cpu, cuda or cuda:<number>.
-        workers: processes, each with the model in memory. By default one per core, at most 4; one with a GPU.
-        threads: processor threads per worker. By default the workers share the cores.
+        workers: processes, each with the model in memory. By default one for every 4 cores, at most 4; one with a GPU.
+        threads: cores per worker: as many batches are computed at the same time. By default the workers share the
+            cores.
         tokens: separated by commas. Requests must carry one of them as a bearer token; without any, none is needed.
         tokens_file: a file with further tokens, one a line.
         max_bytes: bytes of a request body.
