@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mlops_img.serving.batcher import Batcher, Output
+from mlops_img.serving.model_threads import ModelThreads
 
 TIMEOUT = 30.0  # seconds after which a test counts as hanging
 
@@ -251,6 +252,70 @@ async def test_close_ends_the_thread_and_cancels_all_waiting_callers() -> None:
         assert await is_cancelled(task)
     assert model.runs == [[1]]
     assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("model")]
+
+
+@in_loop
+async def test_threads_compute_batches_of_one_queue_at_the_same_time() -> None:
+    model = Model(gate=True)
+    batcher = Batcher(model, max_batch=2, threads=ModelThreads(2))
+    tasks = submit(batcher, 1, 2, 3, 4, 5)
+    for _ in range(2):
+        await model.begun()
+    await queued(batcher, 1)  # the third batch waits for a thread
+    assert sorted(model.runs) == [[1, 2], [3, 4]], "a second run has begun before the first has ended"
+    model.let_through(3)
+    outputs = await asyncio.gather(*tasks)
+    assert numbers_of(outputs) == [1, 2, 3, 4, 5]
+    await batcher.close()
+
+
+@in_loop
+async def test_batch_that_comes_alone_gets_all_cores() -> None:
+    model = Model(gate=True)
+    cores: list[int] = []
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        cores.append(torch.get_num_threads())
+        return model(images)
+
+    batcher = Batcher(run, max_batch=16, threads=ModelThreads(2))
+    first = submit(batcher, 1)
+    await model.begun()
+    second = submit(batcher, 2)  # while the first is computed
+    await model.begun()
+    model.let_through(2)
+    outputs = await asyncio.gather(*first, *second)
+    assert cores == [output.cores for output in outputs] == [2, 1]
+    model.let_through()
+    assert (await batcher.submit(image(3))).cores == 2
+    await batcher.close()
+
+
+@in_loop
+async def test_model_that_holds_the_lock_runs_one_batch_at_a_time_on_all_cores() -> None:
+    model = Model(gate=True)
+    batcher = Batcher(model, max_batch=1, threads=ModelThreads(2, concurrent=False))
+    tasks = submit(batcher, 1, 2)
+    await model.begun()
+    await queued(batcher, 1)
+    assert model.runs == [[1]]
+    model.let_through(2)
+    assert [output.cores for output in await asyncio.gather(*tasks)] == [2, 2]
+    await batcher.close()
+
+
+@in_loop
+async def test_close_cancels_the_callers_of_all_threads() -> None:
+    model = Model(gate=True)
+    batcher = Batcher(model, max_batch=1, threads=ModelThreads(2))
+    tasks = submit(batcher, 1, 2, 3)
+    for _ in range(2):
+        await model.begun()
+    await queued(batcher, 1)
+    model.let_through(2)
+    await batcher.close()
+    assert all([await is_cancelled(task) for task in tasks])
+    assert sorted(model.runs) == [[1], [2]]
 
 
 @in_loop

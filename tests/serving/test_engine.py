@@ -33,7 +33,7 @@ def test_decoding_is_limited_to_a_few_batches_ahead_of_the_model(
         return run(images)
 
     async def scenario() -> None:
-        monkeypatch.setattr(Engine, "_warm_up", lambda self, most: most)
+        monkeypatch.setattr(Engine, "_warm_up", lambda self, most, threads: most)
         engine = Engine(predictor, Settings(max_batch=BATCH, threads=1))
         decoded: list[bytes] = []
         decode = engine._decode
@@ -45,11 +45,11 @@ def test_decoding_is_limited_to_a_few_batches_ahead_of_the_model(
         monkeypatch.setattr(engine, "_decode", counted)
         monkeypatch.setattr(engine._batcher, "run", gated)
         tasks = [asyncio.create_task(engine.predict(sample, 1)) for _ in range(20)]
-        while len(decoded) < BATCHES_AHEAD * BATCH:
+        while len(decoded) < (1 + BATCHES_AHEAD) * BATCH:
             await asyncio.sleep(0.01)
         held = time.perf_counter()
         await asyncio.get_running_loop().run_in_executor(engine._decoders, int)  # behind all that was to be decoded
-        assert len(decoded) == BATCHES_AHEAD * BATCH
+        assert len(decoded) == (1 + BATCHES_AHEAD) * BATCH
         tasks.pop().cancel()  # before it was decoded
         held = time.perf_counter() - held
         gate.release(100)

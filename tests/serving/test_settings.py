@@ -87,7 +87,14 @@ def test_each_variable_sets_its_field(read: Callable[..., Settings]) -> None:
 
 @pytest.mark.parametrize(
     ("device", "machine", "workers", "threads"),
-    [("cpu", 1, 1, 1), ("cpu", 2, 2, 1), ("cpu", 12, 4, 3), ("cuda", 12, 1, 12), ("cuda:1", 12, 1, 12)],
+    [
+        ("cpu", 1, 1, 1),
+        ("cpu", 2, 1, 2),
+        ("cpu", 12, 3, 4),
+        ("cpu", 64, 4, 16),
+        ("cuda", 12, 1, 12),
+        ("cuda:1", 12, 1, 12),
+    ],
 )
 def test_default_workers_and_threads_fit_the_machine(
     monkeypatch: pytest.MonkeyPatch,
