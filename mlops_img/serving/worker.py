@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # every CLOSE_EVERY-th response.
 BUSY_IMAGES_PER_THREAD = 2
 CLOSE_EVERY = 4
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,6 +47,12 @@ class Worker:
         import_plugins(self.settings.plugins)
         torch.set_num_threads(self.settings.threads)
         predictor = load(self.settings.bundle, device=self.settings.device)
+        if predictor.device.type == "cpu" and not predictor.concurrent and self.settings.threads > 1:
+            log.warning(
+                "%s holds Python's lock while it runs, so this worker computes one batch at a time. Export the run "
+                "again, or set MLOPS_IMG_WORKERS to the number of cores",
+                predictor.program.file,
+            )
         self.engine = Engine(predictor, self.settings)
         self.app = build_app(self.engine)
 
