@@ -112,8 +112,8 @@ def test_stopped_command_ends_after_the_batch_and_goes_on(
         rest = process.stdout.read()
         assert process.wait(DEADLINE) == EXIT_STOPPED
     assert "SIGTERM: stopping after this batch" in rest
-    # The batch with the pipe is the last one of its part. Without workers it is the present one, and so it is written; a
-    # worker reads ahead of the present one.
+    # The batch with the pipe is the last one of its part. Without workers it is the present one, and so it is written;
+    # a worker reads ahead of the present one.
     written = ["part-00000.csv", "part-00001.csv"] if (output / "part-00001.csv").exists() else ["part-00000.csv"]
     assert workers or len(written) == 2
     assert f"stopped: {len(written)} of 3 parts are in {output}. The same command goes on with the next one" in rest
