@@ -29,8 +29,10 @@ from mlops_img.config.plugins import import_plugins
 from mlops_img.config.rules import validate
 from mlops_img.config.schemas import COMMANDS, leaf_keys, register_schemas
 from mlops_img.core.environment import prepare_process
+from mlops_img.core.torchrun import Launch, current_launch, end_together
 from mlops_img.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from mlops_img.runs.folder import ERROR_FILE
+from mlops_img.runs.launch import USER_ERROR
 
 C = TypeVar("C")
 
@@ -147,11 +149,26 @@ def _expand_folder(config: DictConfig, key: str) -> str | None:
 def exit_with(error: Exception, keys: Collection[str] = ()) -> NoReturn:
     """End the process: a user error with one line and exit code 2, any other with its traceback and exit code 1."""
     message = describe(error, keys)
+    launch = current_launch()
+    if launch is not None:
+        _exit_as_rank(launch, error, message)
     if message is None:
         traceback.print_exception(error)
         sys.exit(EXIT_FAILED)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
+
+
+def _exit_as_rank(launch: Launch, error: Exception, message: str | None) -> NoReturn:
+    """End one of the processes that torchrun started: the first that fails prints its error, the others nothing."""
+    code = EXIT_FAILED if message is None else EXIT_USER_ERROR
+    code, line = end_together(launch, error, code, message or "".join(traceback.format_exception(error)))
+    if line is not None:
+        line = f"error: {line}"
+        if code == EXIT_USER_ERROR:
+            launch.remember(USER_ERROR, line)
+        print(line, file=sys.stderr)
+    sys.exit(code)
 
 
 def _leave_error(folder: Path, error: Exception, keys: Collection[str]) -> Exception:

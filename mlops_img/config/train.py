@@ -179,6 +179,11 @@ class TrainConfig:
     batch_size: Any = key(64, word_or("auto", more_than(0), whole=True))
     # Forward passes per optimizer step: the effective batch size is batch_size * accumulate.
     accumulate: int = key(1, more_than(0))
+    # Under torchrun: seconds that a rank waits for another one before the run ends; longer than rank 0 needs to save a
+    # checkpoint or to start the tracker.
+    timeout_seconds: float = key(300.0, more_than(0))
+    # Under torchrun: batch norm over the images of all ranks; on CUDA only.
+    sync_batchnorm: bool = False
     # Images per forward pass of an evaluation; null: twice batch_size.
     eval_batch_size: int | None = key(None, more_than(0))
     # auto: bf16 where the hardware computes in it, else fp16 on CUDA and fp32 on a CPU. Or fp32, bf16, fp16.

@@ -30,15 +30,16 @@ def derive(seed: int, purpose: Purpose, *position: int) -> int:
     return (int(words[0]) << 31) ^ int(words[1])
 
 
-def seed_step(seed: int, step: int, part: int = 0) -> None:
+def seed_step(seed: int, step: int, *position: int) -> None:
     """Seed the operations of a step on the device: dropout, stochastic depth, mixup, random erasing.
 
     Args:
         seed: the seed of the run.
         step: the optimizer step.
-        part: index of the forward pass within the step, for gradient accumulation.
+        position: index of the forward pass within the step, for gradient accumulation; and the rank, where ranks
+            divide a forward pass.
     """
-    number = derive(seed, Purpose.STEP, step, part)
+    number = derive(seed, Purpose.STEP, step, *(position or (0,)))
     torch.manual_seed(number)  # the generators of the CPU and of all CUDA devices
     random.seed(number)  # for models of the user
 

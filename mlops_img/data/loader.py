@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.batch import Batch
-from mlops_img.data.sampler import BatchIndices, Position, ShuffledBatchSampler
+from mlops_img.data.sampler import BatchIndices, Position
 from mlops_img.data.skipped import SkippedImages
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.data.transfer import pack_batch
@@ -147,7 +147,7 @@ def make_loader(
         ImageBatches(images, transform, seed, decode=decode),
         batch_size=None,  # each item is a whole batch
         collate_fn=pack_batch,  # type: ignore[arg-type]  # the default would turn the tuple into lists
-        sampler=sampler if isinstance(sampler, Sequence | ShuffledBatchSampler) else list(sampler),
+        sampler=sampler if isinstance(sampler, Sized) else list(sampler),
         num_workers=workers,
         prefetch_factor=PREFETCH_BATCHES if workers else None,
         pin_memory=device is not None and device.type == "cuda",
@@ -166,7 +166,12 @@ def loader_workers(wanted: int | None, device: torch.device) -> int:
 
 
 def handle_bad_images(
-    batches: Iterable[Batch], images: ImageSet, skipped: SkippedImages | None, *, min_images: int = 2
+    batches: Iterable[Batch],
+    images: ImageSet,
+    skipped: SkippedImages | None,
+    *,
+    min_images: int = 2,
+    keep_empty: bool = False,
 ) -> Iterator[Batch]:
     """Yield the batches; record their undecodable images in `skipped`, or raise if it is None.
 
@@ -177,6 +182,7 @@ def handle_bad_images(
         min_images: the smallest number of images that a batch may be left with. Training needs 2, because of batch
             normalization. With 0, for evaluation, an empty batch is dropped, and only a data set without any
             decodable image raises.
+        keep_empty: yield every batch, whatever is left of it: other ranks have the rest, and the caller counts.
 
     Raises:
         UserError: an image cannot be decoded and `skipped` is None, or a batch has fewer than `min_images` left.
@@ -191,16 +197,21 @@ def handle_bad_images(
                     "Fix or delete it, or leave such images out with data.on_bad_image=skip"
                 )
             skipped.add(path, reason)
-        if batch.bad and len(batch.labels) < min_images:
+        if batch.bad and len(batch.labels) < min_images and not keep_empty:
             raise _too_few_images(batch, images)
-        if len(batch.labels):
+        if len(batch.labels) or keep_empty:
             yielded = True
             yield batch
     if skipped and not yielded:
-        raise UserError(
-            f"none of the {len(skipped)} images can be decoded, for example {next(iter(skipped.as_dict()))}. "
-            "Check the data with python -m mlops_img.audit"
-        )
+        raise none_decodable(skipped)
+
+
+def none_decodable(skipped: SkippedImages) -> UserError:
+    """Return the error of a set of images that were all skipped."""
+    return UserError(
+        f"none of the {len(skipped)} images can be decoded, for example {next(iter(skipped.as_dict()))}. "
+        "Check the data with python -m mlops_img.audit"
+    )
 
 
 def report_killed_worker(batches: Iterable[Batch], fix: str) -> Iterator[Batch]:

@@ -30,6 +30,11 @@ class SkippedImages:
             log.warning("left out %s: %s", path, reason)
         self._reasons[path] = reason
 
+    def merge(self, reasons: Mapping[str, str]) -> None:
+        """Record images that another rank skipped."""
+        for path, reason in reasons.items():
+            self.add(path, reason)
+
     def as_dict(self) -> dict[str, str]:
         """Return a copy: path to reason."""
         return dict(self._reasons)

@@ -81,7 +81,6 @@ class Predictions:
         return zip(self.logits.split(rows), others.split(rows), strict=True)
 
 
-@torch.inference_mode()
 def collect_predictions(
     model: nn.Module, batches: Iterable[Batch], preprocessing: Preprocessing, precision: Precision
 ) -> Predictions:
@@ -90,6 +89,23 @@ def collect_predictions(
     Raises:
         UserError: Some logits are not finite.
     """
+    return checked(predict_batches(model, batches, preprocessing, precision))
+
+
+def join_predictions(parts: Iterable[Predictions]) -> Predictions:
+    """Return the predictions for parts of an image set as those for all of it, in the order of its rows."""
+    filled = [part for part in parts if len(part.rows)]
+    rows = torch.cat([part.rows for part in filled])
+    order = rows.argsort()
+    logits, labels = (torch.cat([getattr(part, name) for part in filled])[order] for name in ("logits", "labels"))
+    return Predictions(logits, labels, rows[order])
+
+
+@torch.inference_mode()
+def predict_batches(
+    model: nn.Module, batches: Iterable[Batch], preprocessing: Preprocessing, precision: Precision
+) -> Predictions:
+    """Do what `collect_predictions` does, also without any image, and leave the logits unchecked."""
     was_training = model.training
     model.eval()
     logits, labels, rows = [], [], []
@@ -100,7 +116,18 @@ def collect_predictions(
         labels.append(batch.labels)
         rows.append(batch.rows)
     model.train(was_training)
-    predictions = Predictions(torch.cat(logits).cpu(), torch.cat(labels), torch.cat(rows))
+    if not rows:
+        none = torch.zeros(0, dtype=torch.int64)
+        return Predictions(torch.zeros(0, 0), none, none)
+    return Predictions(torch.cat(logits).cpu(), torch.cat(labels), torch.cat(rows))
+
+
+def checked(predictions: Predictions) -> Predictions:
+    """Return the predictions.
+
+    Raises:
+        UserError: Some logits are not finite.
+    """
     broken = int((~predictions.logits.isfinite()).any(1).sum())
     if broken:
         raise UserError(

@@ -27,7 +27,7 @@ MUST_NOT_CHANGE = (
     "optim.lr_scales",
     "optimized_metric",
 )
-MAY_CHANGE_SILENTLY = ("resume", "runs_dir", "data.root", "data.workers", "tracking")
+MAY_CHANGE_SILENTLY = ("resume", "runs_dir", "data.root", "data.workers", "tracking", "train.timeout_seconds")
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:

@@ -35,7 +35,15 @@ class Distillation:
     weight: float
     kept: Tensor | None = None
 
-    def mix(self, loss: Tensor, logits: Tensor, images: Tensor, rows: Tensor, precision: Precision) -> Tensor:
+    def mix(
+        self,
+        loss: Tensor,
+        logits: Tensor,
+        images: Tensor,
+        rows: Tensor,
+        precision: Precision,
+        share: Tensor | float = 1.0,
+    ) -> Tensor:
         """Mix the loss of the labels with the divergence of the student's probabilities from the teacher's.
 
         Args:
@@ -44,6 +52,7 @@ class Distillation:
             images: of the student, normalized and augmented, (n, channels, side, side).
             rows: of the images in the training set, int64 (n,), on the CPU.
             precision: of the student's forward pass.
+            share: of these images in a forward pass that ranks divide; that of `loss` is in it already.
         """
         if self.kept is not None:
             given = self.kept[rows].to(logits.device)
@@ -57,7 +66,8 @@ class Distillation:
             log_target=True,
         )
         # The gradients of softened probabilities shrink with the square of the temperature.
-        return (1 - self.weight) * loss + self.weight * self.temperature**2 * divergence
+        teachers = self.weight * self.temperature**2 * divergence
+        return (1 - self.weight) * loss + teachers * share
 
 
 def make_distillation(
@@ -99,7 +109,7 @@ def make_distillation(
 
 
 def _logits_of_all(model: nn.Module, dataset: Dataset, evaluator: Evaluator) -> Tensor:
-    predictions, _ = evaluator.predict(model, dataset.train)
+    predictions, _ = evaluator.on_this_rank().predict(model, dataset.train)
     kept = torch.zeros(len(dataset.train), predictions.logits.shape[1])
     kept[predictions.rows] = predictions.logits
     return kept

@@ -8,7 +8,9 @@ import math
 from torch import Tensor
 
 from mlops_img.core.interrupts import StopRequest
+from mlops_img.data.skipped import SkippedImages
 from mlops_img.evaluation.metrics import METRICS, summarize
+from mlops_img.evaluation.predictions import Predictions
 from mlops_img.runs.checkpoint import Checkpoints, TrainState
 from mlops_img.training.context import RunContext
 from mlops_img.training.progress import Progress, Speed, memory_gb
@@ -42,7 +44,7 @@ class RunHooks:
 
     def end_epoch(self, state: TrainState, train_loss: float) -> bool:
         """Validate, save the weights if they are to be kept, and return whether patience has run out."""
-        predictions, _ = self.setup.evaluator.predict(state.evaluated_model, self.setup.dataset.val)
+        predictions = validate(state, self.setup)
         metrics = summarize(predictions)
         self._record("val", state, {**metrics, "train_loss": train_loss})
         name = self.setup.config.optimized_metric.removeprefix("val.")
@@ -67,10 +69,13 @@ class RunHooks:
             metrics["top1"],
             "  (best so far)" if better else "",
         )
+        share_decisions(state, self.setup)
         return out_of_patience(state, self.setup)
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint, and the list of the images skipped so far."""
+        for reasons in self.setup.world.gather(self.run.skipped.as_dict()):
+            self.run.skipped.merge(reasons)
         if self.run.skipped:
             self.run.skipped.write(self.run.folder.skipped)
         state.seconds = self.run.clock.seconds
@@ -86,6 +91,46 @@ class RunHooks:
         self.run.tracker.log(
             {"epoch": epoch, **{f"{split}/{name}": value for name, value in metrics.items()}}, state.step
         )
+
+
+class FollowingHooks:
+    """The hooks of a rank other than 0, which writes nothing and decides nothing."""
+
+    def __init__(self, setup: Setup, skipped: SkippedImages, stop: StopRequest) -> None:
+        self.setup = setup
+        self.skipped = skipped
+        self.stop = stop
+
+    def log(self, state: TrainState, loss: Tensor, speed: Speed) -> None:
+        """Do nothing."""
+
+    def end_epoch(self, state: TrainState, train_loss: float) -> bool:
+        """Validate this rank's batches, and return what rank 0 decided on all of them."""
+        validate(state, self.setup)
+        share_decisions(state, self.setup)
+        return out_of_patience(state, self.setup)
+
+    def save(self, state: TrainState) -> None:
+        """Send the images skipped so far to rank 0."""
+        self.setup.world.gather(self.skipped.as_dict())
+
+    def stop_requested(self) -> bool:
+        """Return whether a signal asked the run to stop."""
+        return self.stop.requested
+
+
+def validate(state: TrainState, setup: Setup) -> Predictions:
+    """Return the predictions for the validation images; on ranks other than 0, for this rank's batches."""
+    # Batch norm's running statistics are those of rank 0, which the checkpoints hold.
+    setup.world.copy_from_first(state.evaluated_model.buffers())
+    predictions, _ = setup.evaluator.predict(state.evaluated_model, setup.dataset.val)
+    return predictions
+
+
+def share_decisions(state: TrainState, setup: Setup) -> None:
+    """Take over what rank 0 decided after a validation."""
+    decided = setup.world.broadcast((state.best, state.best_epoch, state.improved_epoch))
+    state.best, state.best_epoch, state.improved_epoch = decided
 
 
 def epoch_of(state: TrainState, setup: Setup) -> int:

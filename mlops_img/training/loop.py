@@ -6,8 +6,8 @@ tracking: what happens around the steps is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,14 +18,15 @@ from mlops_img.core.precision import Precision
 from mlops_img.core.seeding import seed_step
 from mlops_img.data.augment import BatchAugment
 from mlops_img.data.batch import Batch
+from mlops_img.data.division import Division
 from mlops_img.data.prefetch import on_device
 from mlops_img.errors import StoppedOnRequest
 from mlops_img.preprocessing.transforms import Preprocessing
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.distill import Distillation
-from mlops_img.training.finite import FiniteCheck
 from mlops_img.training.optim import set_learning_rate
 from mlops_img.training.progress import Speed
+from mlops_img.training.ranks import SingleProcess, take_part
 from mlops_img.training.schedule import Schedule
 
 
@@ -44,6 +45,19 @@ class Recipe:
     grad_clip: float | None = 1.0
     channels_last: bool = True
     distillation: Distillation | None = None
+    division: Division = field(default_factory=Division)
+    may_skip_weights: bool = False  # in a forward pass of the model
+
+    def take_part(self, model: nn.Module, stop_requested: Callable[[], bool]) -> SingleProcess:
+        """Return this process's part in the steps that train the model."""
+        return take_part(
+            model,
+            self.division,
+            self.accumulate,
+            self.precision.device,
+            stop_requested,
+            may_skip_weights=self.may_skip_weights,
+        )
 
 
 @dataclass
@@ -102,11 +116,11 @@ def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, intervals: 
         NonFiniteLossError: a loss was not finite; the optimizer did not use it.
         StoppedOnRequest: a stop was requested; a checkpoint was saved.
     """
-    speed = Speed()
+    speed = Speed(recipe.division.world.size)
     stream = speed.timed(on_device(batches, recipe.precision.device))
-    finite = FiniteCheck(recipe.precision.device)
+    ranks = recipe.take_part(state.model, hooks.stop_requested)
     while state.step < intervals.total:
-        loss = train_step(state, stream, recipe, finite)
+        loss = train_step(state, stream, recipe, ranks)
         state.epoch_loss += loss
         state.step += 1
 
@@ -121,7 +135,7 @@ def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, intervals: 
             if _due(state.step, intervals.epoch):
                 state.epoch_loss.zero_()  # else the run may be extended, and the epoch with it
             enough = hooks.end_epoch(state, train_loss)
-        stopping = hooks.stop_requested() and not finished
+        stopping = ranks.stop_requested() and not finished
         if epoch_ends or stopping or _due(state.step, intervals.checkpoint):
             hooks.save(state)
         if enough:
@@ -132,34 +146,23 @@ def fit(state: TrainState, batches: Iterable[Batch], recipe: Recipe, intervals: 
             speed.restart()
 
 
-def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finite: FiniteCheck) -> Tensor:
+def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, ranks: SingleProcess) -> Tensor:
     """Do one optimizer step and return its loss, float32 (), without waiting for the device to finish it.
 
     The batches of `stream` are on the device.
     """
-    precision = recipe.precision
     set_learning_rate(state.optimizer, recipe.lr * recipe.schedule(state.step))
-    step_loss = torch.zeros((), device=precision.device)
-    for part in range(recipe.accumulate):
+    for part in ranks.parts:
         batch = next(stream, None)
         if batch is None:
             raise RuntimeError(f"the batches ended before step {state.step + 1}")
-        seed_step(recipe.seed, state.step, part)
-        images, targets = recipe.augment(recipe.preprocessing.normalize(batch.images), batch.labels)
-        if not recipe.channels_last:
-            images = images.contiguous()
-        with precision.autocast():
-            logits = state.model(images)
-        loss = recipe.loss(logits, targets)
-        if recipe.distillation is not None:
-            loss = recipe.distillation.mix(loss, logits, images, batch.rows, precision)
-        loss = loss / recipe.accumulate
-        finite.ask(loss, batch.rows)
-        state.scaler.scale(loss).backward()
-        step_loss += loss.detach()
+        seed_step(recipe.seed, state.step, *ranks.division.position(part))
+        with ranks.summing(part):
+            loss = _part_loss(batch, recipe, ranks) / recipe.accumulate
+            state.scaler.scale(ranks.note(part, loss, batch.rows)).backward()
 
-    if not finite.answer():
-        raise NonFiniteLossError(state.step + 1, finite.rows)
+    if not ranks.is_finite():
+        raise NonFiniteLossError(state.step + 1, ranks.rows)
     if recipe.grad_clip is not None:
         state.scaler.unscale_(state.optimizer)  # the norm is that of the true gradient
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)
@@ -168,7 +171,27 @@ def train_step(state: TrainState, stream: Iterator[Batch], recipe: Recipe, finit
     state.optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:
         state.ema.update(state.model, step=state.step + 1)
-    return step_loss
+    return ranks.step_loss()
+
+
+def _part_loss(batch: Batch, recipe: Recipe, ranks: SingleProcess) -> Tensor:
+    """Return the loss of one forward pass, float32 (); where ranks divide it, this rank's summand."""
+    precision = recipe.precision
+    if not len(batch.labels):
+        return ranks.idle_loss(recipe.loss, recipe.preprocessing, precision)
+    images, targets = recipe.augment(recipe.preprocessing.normalize(batch.images), batch.labels)
+    if not recipe.channels_last:
+        images = images.contiguous()
+    share = ranks.share(recipe.loss, targets)
+    with precision.autocast():
+        logits = ranks.model(images)
+    loss: Tensor = recipe.loss(logits, targets)
+    if share is not None:
+        loss = loss * share.labels
+    if recipe.distillation is not None:
+        part = share.images if share is not None else 1.0
+        loss = recipe.distillation.mix(loss, logits, images, batch.rows, precision, share=part)
+    return loss
 
 
 def _due(step: int, interval: int) -> bool:

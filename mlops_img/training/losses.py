@@ -75,6 +75,21 @@ def _build(kind: Callable[..., Any], given: str, options: dict[str, Any]) -> nn.
     return loss
 
 
+def is_weighted(loss: nn.Module) -> bool:
+    """Return whether the loss is divided by the sum of its images' weights instead of by their number."""
+    return isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None
+
+
+def denominator(loss: nn.Module, target: Tensor) -> Tensor:
+    """Return what the loss of these targets is divided by, float32 (): their number, or the sum of their weights.
+
+    A loss of the user's own is taken to be a mean over images.
+    """
+    if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None and target.ndim == 1:
+        return loss.weight[target].sum()
+    return torch.tensor(float(len(target)), device=target.device)
+
+
 def class_weights(wanted: Any, classes: list[str], labels: NDArray[np.int64]) -> Tensor | None:
     """Return the weight of each class, float32 (classes,), as `loss.class_weights` asks; None for equal weights.
 

@@ -14,7 +14,6 @@ from mlops_img.data.prefetch import on_device
 from mlops_img.errors import UserError
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.runs.folder import RunFolder
-from mlops_img.training.finite import FiniteCheck
 from mlops_img.training.loop import NonFiniteLossError, train_step
 from mlops_img.training.optim import make_optimizer
 from mlops_img.training.setup import Setup, checked_training_batches
@@ -59,7 +58,8 @@ def find_learning_rate(setup: Setup, folder: RunFolder) -> Setup:
             "number, or train longer or with a smaller train.batch_size"
         )
     found = choose(*_losses_at_rising_rates(setup, steps))
-    write_json(folder.lr_range, asdict(found))
+    if setup.recipe.division.world.leads:
+        write_json(folder.lr_range, asdict(found))
     log.info("optim.lr=auto: %.2g, from a range test of %d steps", found.chosen, len(found.rates))
     setup.config.optim.lr = found.chosen
     return replace(setup, recipe=replace(setup.recipe, lr=found.chosen))
@@ -99,12 +99,12 @@ def _losses_at_rising_rates(setup: Setup, steps: int) -> tuple[list[float], list
     )
     recipe = replace(setup.recipe, lr=1.0, schedule=lambda step: rate_at(int(step), steps))
     stream = on_device(checked_training_batches(setup), device)
-    finite = FiniteCheck(device)
+    ranks = recipe.take_part(model, lambda: False)
     rates: list[float] = []
     losses: list[float] = []
     while state.step < steps:
         try:
-            loss = train_step(state, stream, recipe, finite).item()
+            loss = train_step(state, stream, recipe, ranks).item()
         except NonFiniteLossError:
             break
         rates.append(rate_at(state.step, steps))

@@ -43,6 +43,7 @@ class Progress:
 class Speed:
     """Images per second, and the seconds spent waiting for data."""
 
+    ranks: int = 1  # which train on as many images each
     images: int = 0
     waited: float = 0.0
     since: float = field(default_factory=time.perf_counter)
@@ -66,7 +67,7 @@ class Speed:
     @property
     def images_per_second(self) -> float:
         """Images trained on per second since the last restart."""
-        return self.images / (time.perf_counter() - self.since)
+        return self.images * self.ranks / (time.perf_counter() - self.since)
 
 
 def memory_gb(device: torch.device) -> float:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mlops_img.config.train import Config
+from mlops_img.core.distributed import World
 from mlops_img.core.files import point_link, write_json
 from mlops_img.core.interrupts import StopRequest
 from mlops_img.core.text import shortened_list
-from mlops_img.data.loader import handle_bad_images
+from mlops_img.data.batch import Batch
 from mlops_img.data.skipped import SkippedImages
 from mlops_img.errors import UserError
 from mlops_img.evaluation.confidence import with_interval
@@ -22,20 +24,21 @@ from mlops_img.evaluation.evaluator import load_trained
 from mlops_img.evaluation.metrics import METRICS
 from mlops_img.evaluation.splits import evaluate_splits, read_pixels, warn_of_few_images
 from mlops_img.reporting.report import write_report
-from mlops_img.runs.checkpoint import Checkpoints, newest_valid, step_checkpoints
+from mlops_img.runs.checkpoint import Checkpoints, step_checkpoints
 from mlops_img.runs.folder import Origin, RunFolder
 from mlops_img.runs.provenance import dvc_md5
-from mlops_img.runs.resume import as_plain, check_unchanged
+from mlops_img.runs.resume import as_plain
 from mlops_img.runs.tracking import check_online, start_tracker
-from mlops_img.training.automatic import set_up_run
 from mlops_img.training.context import RunClock, RunContext
+from mlops_img.training.follow import named_step
 from mlops_img.training.hooks import RunHooks, out_of_patience
 from mlops_img.training.loop import NonFiniteLossError, fit
 from mlops_img.training.paced_hooks import PacedHooks
+from mlops_img.training.prepare import prepare
 from mlops_img.training.probe import probe
 from mlops_img.training.profiling import profiled
 from mlops_img.training.samples import show_training_samples
-from mlops_img.training.setup import Setup, training_batches
+from mlops_img.training.setup import Setup, checked_training_batches
 
 NAMED_IMAGES = 3  # in the error of a loss that is not finite
 # Of an evaluation in summary.json, besides every metric.
@@ -44,13 +47,14 @@ SUMMARIZED = ("top1_interval", "ece", "ece_calibrated", "n")
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
+def run(config: Config, folder: RunFolder, origin: Origin, world: World | None = None) -> dict[str, Any]:
     """Train, evaluate and report as configured.
 
     Args:
         config: validated.
         folder: of this run; made where it is missing.
         origin: how the run was asked for.
+        world: the ranks that train it, of which this is rank 0; None: this process alone.
 
     Returns:
         The summary, which is also in `folder`/summary.json.
@@ -62,11 +66,8 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
     clock = RunClock()
     check_online(config.tracking)
     folder.create()
-    checkpoint = _checkpoint_to_resume(config, folder)
-    setup = set_up_run(config, folder, checkpoint)
-    if checkpoint is not None:
-        _restore(setup, checkpoint)
-        clock.add(setup.state.seconds)
+    setup, resumed = prepare(config, folder, world or World())
+    clock.add(setup.state.seconds)
     data = {
         "fingerprint": setup.dataset.fingerprint,
         "dvc_md5": dvc_md5(Path(config.data.root)),
@@ -80,7 +81,7 @@ def run(config: Config, folder: RunFolder, origin: Origin) -> dict[str, Any]:
         config.tracking, folder.path, {**as_plain(config), "data_md5": data}, setup.state.tracking_id
     )
     setup.state.tracking_id = tracker.run_id
-    skipped = SkippedImages.read(folder.skipped) if checkpoint is not None else SkippedImages()
+    skipped = SkippedImages.read(folder.skipped) if resumed else SkippedImages()
     context = RunContext(setup, folder, tracker, clock, skipped)
     summary = None
     try:
@@ -101,44 +102,10 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _checkpoint_to_resume(config: Config, folder: RunFolder) -> dict[str, Any] | None:
-    """Return the newest valid checkpoint if the run is to be resumed and there is one.
-
-    Raises:
-        UserError: the folder holds a run that is not to be resumed.
-    """
-    if config.resume not in (None, "auto") and Path(config.resume).resolve() != folder.path.resolve():
-        raise UserError(f"resume={config.resume}: give it on the command line of a single run, or use resume=auto")
-    if not config.resume and step_checkpoints(folder.checkpoints):
-        raise UserError(
-            f"{folder.path} holds a run already. Resume it with resume=auto, or choose another hydra.run.dir=..."
-        )
-    checkpoint = newest_valid(folder.checkpoints) if config.resume else None
-    if config.resume and checkpoint is None:
-        log.warning(
-            "resume=%s: there is no checkpoint to resume in %s, so the training starts from its first step",
-            config.resume,
-            folder.path if folder.was_begun else Path(config.runs_dir) / "latest",
-        )
-    return checkpoint
-
-
-def _restore(setup: Setup, checkpoint: dict[str, Any]) -> None:
-    """Put the run back to where it was when it saved this checkpoint."""
-    changes = check_unchanged(as_plain(setup.config), setup.dataset.fingerprint, checkpoint)
-    setup.state.load_dict(checkpoint)
-    if setup.pace is not None and setup.state.marks:
-        setup.pace.restore(setup.state.marks)
-        setup.intervals.total = setup.pace.total
-    log.info("resuming after step %d of %d", setup.state.step, setup.intervals.total)
-    for change in changes:
-        log.warning("changed since: %s", change)
-
-
 def _train(run: RunContext) -> None:
     """Run the loop from the step that the run has reached."""
     setup = run.setup
-    state, config, images = setup.state, setup.config, setup.dataset.train
+    state, config = setup.state, setup.config
     if state.step > 0 and out_of_patience(state, setup):
         return
     about = {
@@ -148,8 +115,7 @@ def _train(run: RunContext) -> None:
         "fingerprint": setup.dataset.fingerprint,
     }
     checkpoints = Checkpoints(run.folder.checkpoints, config.train.keep_checkpoints, about)
-    skipped = run.skipped if config.data.on_bad_image == "skip" else None
-    batches = handle_bad_images(training_batches(setup), images, skipped)
+    batches: Iterable[Batch] = checked_training_batches(setup, run.skipped)
     if config.train.profile_steps:
         batches = profiled(batches, run.folder.path / "profile", config.train.profile_steps)
     with StopRequest("saving a checkpoint at the next step, then stopping") as stop:
@@ -158,7 +124,8 @@ def _train(run: RunContext) -> None:
             if config.probe.name != "none" and state.step == 0:
                 hooks.end_epoch(state, probe(run))
                 hooks.save(state)
-            fit(state, batches, setup.recipe, setup.intervals, hooks)
+            with named_step(state):
+                fit(state, batches, setup.recipe, setup.intervals, hooks)
         except NonFiniteLossError as error:
             raise UserError(_explain_non_finite(error, setup, run.folder)) from None
         finally:
@@ -173,7 +140,7 @@ def conclude(run: RunContext) -> dict[str, Any]:
     best = folder.checkpoints / "best.pt"
     trained = load_trained(best, setup.recipe.precision)
     splits = [split for split in ("val", "test") if split in dataset.splits]
-    results = evaluate_splits(folder, trained, setup.evaluator, dataset, splits)
+    results = evaluate_splits(folder, trained, setup.evaluator.on_this_rank(), dataset, splits)
     if run.skipped:
         log.warning("%d training images were skipped, see %s", len(run.skipped), folder.skipped)
     summary = _summarize(run, results)

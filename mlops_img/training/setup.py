@@ -8,17 +8,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mlops_img.config.data import DataConfig
 from mlops_img.config.train import Config
+from mlops_img.core.distributed import World, device_of
 from mlops_img.core.precision import choose_device, choose_precision, set_tf32, to_device
 from mlops_img.core.seeding import Purpose, seed_cpu
 from mlops_img.data.augment import BatchAugment, ImageAugment
 from mlops_img.data.batch import Batch
 from mlops_img.data.dataset import Dataset, load_dataset
+from mlops_img.data.division import DividedBatches, Division, divide
 from mlops_img.data.loader import Decode, handle_bad_images, make_loader
 from mlops_img.data.pixel_cache import cached_decode
 from mlops_img.data.sampler import ShuffledBatchSampler
@@ -55,6 +58,11 @@ class Setup:
     pace: Pace | None = None
     resolution: Resolution | None = None
 
+    @property
+    def world(self) -> World:
+        """The ranks that train the run."""
+        return self.recipe.division.world
+
     def progress(self, step: int) -> float:
         """Return the share of the run that is done before this step, 0 to 1."""
         return step / self.intervals.total if self.pace is None else self.pace.progress(step)
@@ -64,6 +72,7 @@ def set_up(
     config: Config,
     *,
     first_weights: bool = True,
+    world: World | None = None,
     model: nn.Module | None = None,
     classes: Sequence[str] | None = None,
     teacher: nn.Module | None = None,
@@ -73,6 +82,7 @@ def set_up(
     Args:
         config: validated.
         first_weights: load what `model.weights` names; False where a checkpoint will fill the model.
+        world: the ranks that train it; None: this process alone.
         model: takes the place of the one that the configuration describes.
         classes: of weights that were trained before, whose order the labels follow.
         teacher: to distill from instead of `distill.teacher`; takes the same images and has the same classes.
@@ -80,12 +90,15 @@ def set_up(
     Raises:
         UserError: one of them cannot be built as configured.
     """
-    device = choose_device(config.train.device)
+    world = world or World()
+    division = make_division(config, world)
+    device = choose_device(device_of(world, config.train.device))
     precision = choose_precision(config.train.precision, device)
     set_tf32(config.train.tf32)
     torch.backends.cudnn.benchmark = True
 
     dataset = load_dataset(config.data, classes=classes)
+    _check_same_data(world, dataset)
     intervals = make_intervals(config, len(dataset.train))
 
     if model is None:
@@ -100,6 +113,8 @@ def set_up(
     if first_weights and config.model.weights == "none" and isinstance(model, InitializedFromImages):
         skip_bad = config.data.on_bad_image == "skip"
         init_from_images(model, dataset.train, preprocessing, config.seed, skip_bad=skip_bad)
+    if config.train.sync_batchnorm:
+        model = _synchronized(model, device)
     model = to_device(model, device, channels_last=config.train.channels_last)
 
     decay = config.train.ema_decay
@@ -114,7 +129,7 @@ def set_up(
         model.compile(mode=config.train.compile_mode)  # after the moving average has copied it
     schedule = make_schedule(config.schedule, intervals.total, intervals.epoch)
     pace = Pace(intervals.total) if config.train.max_minutes is not None else None
-    evaluator = Evaluator.of(config, preprocessing, precision)
+    evaluator = Evaluator.of(config, preprocessing, precision, world)
     augment = ImageAugment(config.augment, preprocessing, config.seed)
     batch_augment = BatchAugment(config.augment, len(dataset.classes))
     recipe = Recipe(
@@ -129,10 +144,23 @@ def set_up(
         grad_clip=config.train.grad_clip,
         channels_last=config.train.channels_last,
         distillation=make_distillation(config, dataset, evaluator, (augment, batch_augment), teacher),
+        division=division,
+        may_skip_weights=config.model._target_ is not None,
     )
     largest = config.data.image_size if resolution is None else resolution.sides[-1]
     decode = cached_decode(config.data, config.augment, preprocessing, largest)
     return Setup(config, dataset, recipe, intervals, augment, decode, evaluator, state, pace, resolution)
+
+
+def _check_same_data(world: World, dataset: Dataset) -> None:
+    """Raise a UserError on rank 0 where another rank has other images, labels or classes."""
+    fingerprints = world.gather(dataset.fingerprint)
+    differing = [str(rank) for rank, fingerprint in enumerate(fingerprints) if fingerprint != dataset.fingerprint]
+    if differing:
+        raise UserError(
+            f"rank {', '.join(differing)}: other images, labels or classes than rank 0 has. Put the same data under "
+            "data.root on every machine"
+        )
 
 
 def _check_trainable(model: nn.Module, config: Config) -> None:
@@ -192,7 +220,7 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
     return make_loader(
         images,
         setup.augment,
-        sampler,
+        sampler if setup.evaluator.world.alone else DividedBatches(sampler, setup.recipe.division, parts),
         decode=setup.decode,
         seed=config.seed,
         workers=setup.evaluator.workers,
@@ -203,7 +231,46 @@ def training_batches(setup: Setup) -> DataLoader[Batch]:
 def checked_training_batches(setup: Setup, skipped: SkippedImages | None = None) -> Iterator[Batch]:
     """Yield `training_batches`; where bad images are skipped, note them in `skipped`, else the first one raises."""
     noted = SkippedImages() if skipped is None else skipped
-    return handle_bad_images(training_batches(setup), setup.dataset.train, noted if setup.evaluator.skip_bad else None)
+    return handle_bad_images(
+        training_batches(setup),
+        setup.dataset.train,
+        noted if setup.evaluator.skip_bad else None,
+        keep_empty=setup.recipe.division.sliced,
+    )
+
+
+def make_division(config: Config, world: World) -> Division:
+    """Return how the ranks share each step, and say what depends on it.
+
+    Raises:
+        UserError: their number divides neither the forward passes of a step nor the images of one.
+    """
+    train = config.train
+    if world.alone:
+        return Division()
+    division = divide(world, train.batch_size, train.accumulate, unequal=config.data.on_bad_image == "skip")
+    if division.sliced:
+        log.warning(
+            "%d ranks do not divide train.accumulate=%d, so each does a slice of every forward pass, %d of %d images. "
+            "Batch norm, mixup, cutmix and dropout then depend on the number of ranks",
+            world.size,
+            train.accumulate,
+            train.batch_size // world.size,
+            train.batch_size,
+        )
+    return division
+
+
+def _synchronized(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model with batch norm over the images of all ranks.
+
+    Raises:
+        UserError: PyTorch has this for CUDA only.
+    """
+    if device.type != "cuda":
+        raise UserError("train.sync_batchnorm=true needs CUDA. Use train.sync_batchnorm=false on a CPU")
+    synchronized: nn.Module = convert_sync_batchnorm(model)
+    return synchronized
 
 
 def make_intervals(config: Config, images: int) -> Intervals:
