@@ -6,7 +6,7 @@ out which of both a process is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -76,6 +76,17 @@ class World:
         if not self.alone:
             dist.all_reduce(tensor)
         return tensor
+
+    def first_on_each_machine(self, make: Callable[[], T]) -> T:
+        """Return what `make` returns, called by one rank of each machine before the others: it may write files."""
+        if self.alone:
+            return make()
+        if self.local_rank != 0:
+            self.sum(torch.zeros(()))
+            return make()
+        made = make()
+        self.sum(torch.zeros(()))
+        return made
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of rank 0."""

@@ -97,7 +97,7 @@ def set_up(
     set_tf32(config.train.tf32)
     torch.backends.cudnn.benchmark = True
 
-    dataset = load_dataset(config.data, classes=classes)
+    dataset = world.first_on_each_machine(lambda: load_dataset(config.data, classes=classes))
     _check_same_data(world, dataset)
     intervals = make_intervals(config, len(dataset.train))
 
