@@ -195,6 +195,9 @@ def _announce(setup: Setup, folder: RunFolder) -> None:
         " + ".join(str(len(images)) for images in dataset.splits.values()),
         ", ".join(dataset.splits),
     )
+    if not setup.world.alone:
+        share = "a slice of every forward pass" if setup.recipe.division.sliced else "whole forward passes"
+        log.info("%d ranks, each does %s", setup.world.size, share)
     log.info("%s", dataset.describe_splits())
     log.info("run folder: %s", folder.path)
 

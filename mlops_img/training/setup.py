@@ -105,7 +105,7 @@ def set_up(
         # The first weights follow from the seed, on the CPU, whatever device they move to.
         seed_cpu(config.seed, Purpose.WEIGHTS)
         model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
-    _check_trainable(model, config)
+    _check_trainable(model, config, division)
     resolution = make_resolution(config.train)
     if resolution is not None:
         _check_sides(resolution, model, config, len(dataset.classes))
@@ -163,9 +163,9 @@ def _check_same_data(world: World, dataset: Dataset) -> None:
         )
 
 
-def _check_trainable(model: nn.Module, config: Config) -> None:
+def _check_trainable(model: nn.Module, config: Config, division: Division) -> None:
     """Raise a UserError where all weights are frozen, or batch norm cannot work on a batch of one."""
-    if config.train.batch_size == 1:
+    if config.train.batch_size == (division.world.size if division.sliced else 1):
         _check_batch_of_one(model, config)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"model.freeze={config.model.freeze} leaves nothing to train. Freeze less")
@@ -186,8 +186,8 @@ def _check_batch_of_one(model: nn.Module, config: Config) -> None:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            f"train.batch_size=1: batch norm in {config.model._target_ or config.model.name} needs more than one value "
-            f"per channel, and at data.image_size={side} one image gives one. Use train.batch_size=2 or more"
+            f"train.batch_size={config.train.batch_size}: batch norm in {config.model._target_ or config.model.name} needs more than one value "
+            f"per channel, and at data.image_size={side} one image gives one. Use train.batch_size={2 * config.train.batch_size} or more"
         ) from None
 
 

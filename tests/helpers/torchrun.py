@@ -45,7 +45,7 @@ def torchrun(folder: Path, *arguments: str, processes: int = 2, restarts: int = 
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"),
         *("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--max-restarts={restarts}", "-m", "mlops_img.train"),
     ]
-    environment = {**unmeasured(), "PYTHONPATH": f"{ROOT}:{folder}", "XDG_CACHE_HOME": str(folder / "cache")}
+    environment = {**unmeasured(), "PYTHONPATH": f"{ROOT}:{folder}"}
     done = subprocess.run(
         [*command, *arguments, *defaults], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
