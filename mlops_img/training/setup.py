@@ -185,9 +185,10 @@ def _check_batch_of_one(model: nn.Module, config: Config) -> None:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
+        size, name = config.train.batch_size, config.model._target_ or config.model.name
         raise UserError(
-            f"train.batch_size={config.train.batch_size}: batch norm in {config.model._target_ or config.model.name} needs more than one value "
-            f"per channel, and at data.image_size={side} one image gives one. Use train.batch_size={2 * config.train.batch_size} or more"
+            f"train.batch_size={size}: batch norm in {name} needs more than one value per channel, and at "
+            f"data.image_size={side} one image gives one. Use train.batch_size={2 * size} or more"
         ) from None
 
 

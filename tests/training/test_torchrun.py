@@ -16,7 +16,7 @@ from tests.helpers.shapes import write_shapes
 from tests.helpers.stopped_runs import metrics
 from tests.helpers.torchrun import interrupted, torchrun
 
-Train = Callable[..., Outcome]
+Command = Callable[..., Outcome]
 WHOLE = ("data.root=photos", "train.accumulate=2", "train.batch_size=4", "train.precision=fp32", "train.device=cpu")
 
 
@@ -38,7 +38,7 @@ def own_lines(outcome: Outcome) -> list[str]:
     return [line for line in lines if line.startswith("error: ")] + [line for line in lines if "Traceback" in line]
 
 
-def test_two_ranks_train_one_run_which_one_process_goes_on_with(folder: Path, train: Train) -> None:
+def test_two_ranks_train_one_run_which_one_process_goes_on_with(folder: Path, command: Command) -> None:
     damaged = folder / "photos" / "train" / "circle" / "000.jpg"
     damaged.write_bytes(damaged.read_bytes()[:300])
     outcome = torchrun(folder, *WHOLE, "data.on_bad_image=skip", "train.epochs=2")
@@ -51,7 +51,7 @@ def test_two_ranks_train_one_run_which_one_process_goes_on_with(folder: Path, tr
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["steps"], summary["test.n"]) == (6, 12)
     assert [line["step"] for line in metrics(run) if line["split"] == "val"] == [3, 6]
-    again = train("resume=auto", f"hydra.run.dir={run}", "train.epochs=3")
+    again = command("mlops_img.train", "resume=auto", f"hydra.run.dir={run}", "train.epochs=3")
     assert again.code == 0, again.err
     assert json.loads((run / "summary.json").read_text())["steps"] == 9
 
@@ -97,7 +97,7 @@ def test_a_rank_that_is_killed_costs_one_restart_and_no_bit(folder: Path) -> Non
     assert metrics(folder / "runs/killed") == metrics(folder / "runs/whole")
 
 
-def test_sigterm_to_one_rank_saves_and_stops_all(folder: Path, train: Train) -> None:
+def test_sigterm_to_one_rank_saves_and_stops_all(folder: Path) -> None:
     stopped = torchrun(folder, *WHOLE, "hydra.run.dir=runs/a", *interrupted(1, 1, signal.SIGTERM), restarts=1)
     assert stopped.code == 0, stopped.err
     assert "stopped on request" in stopped.out
