@@ -83,6 +83,15 @@ class Launch:
             return []
         return [rank for rank in range(1, self.world.size) if self.get(f"{key}/{rank}") != value]
 
+    def meet(self) -> None:
+        """Wait until all ranks have called this."""
+        self.set(f"ready/{self.world.rank}", True)
+        if self.world.leads:
+            for rank in range(1, self.world.size):
+                self.get(f"ready/{rank}")
+            self.set("all ready", True)
+        self.get("all ready")
+
     def remember(self, key: str, value: Any) -> None:
         """Store plain values for this attempt and the ones after it."""
         self.lasting.set(key, json.dumps(value))
@@ -170,6 +179,7 @@ def start_group(launch: Launch, device: torch.device, timeout_seconds: float) ->
     """
     import torch.distributed as dist
 
+    launch.meet()  # the timeout must not count how much longer one rank took to import everything
     dist.init_process_group(
         "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
         store=launch.store,
@@ -220,7 +230,7 @@ def end_together(launch: Launch, error: BaseException, code: int, line: str) -> 
 def _describe_loss(launch: Launch, error: BaseException, silent: list[int]) -> str:
     place = "".join(getattr(error, "__notes__", ()))
     who = f"rank {', '.join(map(str, silent))}" if silent else "another rank"
-    if "timed out" in str(error).lower():
+    if "timed out" in str(error).lower() or "timeout" in str(error).lower():
         reason = f"no answer from {who} within train.timeout_seconds={launch.timeout_seconds:g}"
     elif silent:
         reason = f"{who} has ended"

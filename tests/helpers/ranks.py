@@ -159,6 +159,7 @@ def everything(world: World, root: str, damaged: str, empty: str) -> dict[str, A
         "validation": _validation(world, root),
         "stopped": _stopped(world, root),
         "not finite": _not_finite(world, root),
+        "other data": _other_data(world, root),
     }
     return found
 
@@ -167,6 +168,18 @@ def _too_few(world: World, root: str) -> str:
     config = config_of(root, "test_vit", 8, 1, augment=PLAIN, data={"on_bad_image": "skip"})
     try:
         train_steps(config, world, 1)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _other_data(world: World, root: str) -> str:
+    """Return rank 0's error where the last rank has fewer images."""
+    config = slices(root)
+    if world.rank == world.size - 1 and not world.alone:
+        config.data.limit = 18
+    try:
+        set_up(config, world=world)
     except UserError as error:
         return str(error)
     return ""

@@ -108,6 +108,13 @@ def test_too_few_images_are_an_error_of_all_ranks(found: Any, size: int) -> None
     assert {"fewer than 2 images of a batch can be decoded" in rank["too few"] for rank in found[size]} == {True}
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_rank_with_other_data_is_named_by_rank_0(found: Any, size: int) -> None:
+    first, *others = (rank["other data"] for rank in found[size])
+    assert first.startswith(f"rank {size - 1}: other images, labels or classes than rank 0 has")
+    assert set(others) == {""}
+
+
 @pytest.mark.parametrize(("size", "accumulate"), [(2, 4), (4, 4), (2, 1), (4, 2)])
 def test_ranks_divide_the_images_of_every_step(size: int, accumulate: int) -> None:
     whole = ShuffledBatchSampler(50, 4, per_epoch=8, seed=0, start=accumulate, stop=4 * accumulate)
