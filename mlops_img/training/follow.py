@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 from mlops_img.config.train import Config
 from mlops_img.core.distributed import World
+from mlops_img.core.interrupts import StopRequest
 from mlops_img.core.torchrun import LostPeerError, is_lost_peer
 from mlops_img.data.skipped import SkippedImages
 from mlops_img.runs.checkpoint import TrainState
 from mlops_img.runs.folder import RunFolder
 from mlops_img.training.hooks import FollowingHooks, out_of_patience
-from mlops_img.training.interrupts import StopRequest
 from mlops_img.training.loop import NonFiniteLossError, fit
 from mlops_img.training.prepare import prepare
 from mlops_img.training.setup import checked_training_batches
@@ -31,7 +31,7 @@ def follow(config: Config, folder: RunFolder, world: World) -> None:
     if state.step > 0 and out_of_patience(state, setup):
         return
     batches = checked_training_batches(setup, skipped)
-    with StopRequest() as stop, named_step(state):
+    with StopRequest("rank 0 saves at the end of this step") as stop, named_step(state):
         try:
             fit(state, batches, setup.recipe, setup.intervals, FollowingHooks(setup, skipped, stop))
         except NonFiniteLossError as error:
