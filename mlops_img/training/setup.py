@@ -105,7 +105,7 @@ def set_up(
         # The first weights follow from the seed, on the CPU, whatever device they move to.
         seed_cpu(config.seed, Purpose.WEIGHTS)
         model = build_model(config.model, len(dataset.classes), config.data.image_size, load_weights=first_weights)
-    _check_trainable(model, config, division)
+    check_trainable(model, config, division)
     resolution = make_resolution(config.train)
     if resolution is not None:
         _check_sides(resolution, model, config, len(dataset.classes))
@@ -163,7 +163,7 @@ def _check_same_data(world: World, dataset: Dataset) -> None:
         )
 
 
-def _check_trainable(model: nn.Module, config: Config, division: Division) -> None:
+def check_trainable(model: nn.Module, config: Config, division: Division) -> None:
     """Raise a UserError where all weights are frozen, or batch norm cannot work on a batch of one."""
     if config.train.batch_size == (division.world.size if division.sliced else 1):
         _check_batch_of_one(model, config)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mlops_img.core.distributed import World
-from mlops_img.data.division import DividedBatches, divide
+from mlops_img.data.division import DividedBatches, Division, divide
 from mlops_img.data.sampler import ShuffledBatchSampler
 from mlops_img.errors import UserError
+from mlops_img.training.setup import check_trainable, set_up
 from tests.helpers import ranks
 from tests.helpers.shapes import write_shapes
 
@@ -142,3 +144,18 @@ def test_number_of_ranks_that_divides_nothing_is_refused_with_the_nearest_that_d
         divide(World(0, 3), 64, 2)
     with pytest.raises(UserError, match="Start 64, or change"):
         divide(World(0, 65), 64, 1)
+
+
+def test_batch_norm_over_all_ranks_needs_cuda(shared_shapes: Path) -> None:
+    config = ranks.config_of(str(shared_shapes), "test_resnet", 8, 1, train={"sync_batchnorm": True})
+    with pytest.raises(UserError, match=r"train\.sync_batchnorm=true needs CUDA"):
+        set_up(config)
+
+
+def test_two_processes_for_a_batch_of_two_leave_batch_norm_one_image(shared_shapes: Path) -> None:
+    config = ranks.config_of(str(shared_shapes), "test_resnet", 2, 1)
+    config.data.image_size = 16  # at which the last layers see one pixel
+    model = set_up(config).state.model
+    with pytest.raises(UserError, match=r"train\.batch_size=2: batch norm in test_resnet.*Use train.batch_size=4"):
+        check_trainable(model, config, Division(World(0, 2), sliced=True))
+    check_trainable(model, config, Division())
