@@ -20,9 +20,10 @@ from mlops_img.serving.settings import Settings
 from mlops_img.serving.uploads import prepare_upload
 
 WARM_UP_RUNS = 3
-# The longest run of the model, in seconds: an image that arrives when all threads are busy waits for the end of a run,
-# and larger batches gain little. Some programs also hold Python's lock (the GIL) so long, and with it health checks.
-BATCH_SECONDS = 0.05
+# The longest run of the model, in seconds. An image that arrives when all threads are busy waits for the end of a run.
+BATCH_SECONDS = 0.2
+# Of a program that holds Python's lock (the GIL) while it runs: health checks and refusals wait for it too.
+LOCKED_BATCH_SECONDS = 0.05
 # Images that are being decoded or wait for the model, in batches: one more than the threads of the model work on.
 # Decoding all images of a burst at once would delay the answers to later requests.
 BATCHES_AHEAD = 1
@@ -87,15 +88,16 @@ class Engine:
         return prepare_upload(self.predictor, data, self.settings.max_pixels), time.perf_counter() - start
 
     def _warm_up(self, limit: int, threads: ModelThreads) -> int:
-        """Return the largest batch, at most `limit` and at least 1, that the model runs within `BATCH_SECONDS`.
+        """Return the largest batch, at most `limit` and at least 1, that the model runs in the time that a run may take.
 
         The first request is then as fast as later ones, and admission knows the time per image from the start.
         """
         for sample in self.predictor.manifest.samples[:1]:
             self._decode((self.predictor.folder / sample.file).read_bytes())
+        longest = BATCH_SECONDS if self.predictor.concurrent else LOCKED_BATCH_SECONDS
         batch = 1
         self.admission.observe(threads.in_each(partial(self._time_run, 1))[0])
-        while 2 * batch <= limit and threads.in_each(partial(self._time_run, 2 * batch))[-1] <= BATCH_SECONDS:
+        while 2 * batch <= limit and threads.in_each(partial(self._time_run, 2 * batch))[-1] <= longest:
             batch *= 2
         return batch
 
