@@ -88,7 +88,7 @@ class Engine:
         return prepare_upload(self.predictor, data, self.settings.max_pixels), time.perf_counter() - start
 
     def _warm_up(self, limit: int, threads: ModelThreads) -> int:
-        """Return the largest batch, at most `limit` and at least 1, that the model runs in the time that a run may take.
+        """Return the largest batch, at most `limit` and at least 1, that a run may have.
 
         The first request is then as fast as later ones, and admission knows the time per image from the start.
         """
