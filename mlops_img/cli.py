@@ -68,7 +68,9 @@ def command(
     prepare_process()
     keys = leaf_keys(COMMANDS[config_name])
     try:
-        arguments = prepare_arguments(sys.argv[1:], {key for key, entry in keys.items() if entry.metadata.get("path")})
+        arguments = prepare_arguments(
+            sys.argv[1:], {key for key, entry in keys.items() if entry.metadata.get("verbatim")}
+        )
         sys.argv[1:] = rewrite(arguments) if rewrite else arguments
     except UserError as error:
         exit_with(error)

@@ -50,7 +50,7 @@ class DataConfig(EvaluateDataConfig):
     fold: int = key(0, at_least(0))
     # Images of one group, such as those of one patient, stay in one split. A regular expression that finds the group in
     # an image's name below `root` (its first group in parentheses, or the whole match); for data=csv, a column.
-    group: str | None = None
+    group: str | None = key(None, verbatim=True)
     # false ignores a given test split, e.g. one without labels; data.test_fraction then decides whether one is split
     # off train.
     use_given_test: bool = True

@@ -15,15 +15,16 @@ from mlops_img.errors import UserError, did_you_mean
 Rule = Callable[[str, Any], None]
 
 
-def key(default: Any, *rules: Rule, path: bool = False) -> Any:
+def key(default: Any, *rules: Rule, path: bool = False, verbatim: bool = False) -> Any:
     """Define a field of a configuration dataclass with its rules.
 
     Args:
         default: value of the field; each instance gets a list of its own.
         rules: checked by `validate`, in this order; a value of None breaks none.
-        path: the value names a file or a folder, so `~` is expanded and special characters need no quotes.
+        path: the value names a file or a folder, so `~` is expanded; it is `verbatim` too.
+        verbatim: characters that are special to Hydra need no quotes in the value.
     """
-    metadata = {"rules": rules, "path": path}
+    metadata = {"rules": rules, "path": path, "verbatim": path or verbatim}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -101,7 +101,11 @@ def test_command_in_a_page_exists_and_composes(command: Command, text: str) -> N
         assert outcome.err.strip() in shown
         return
     # Hydra prints one job at a time: of a sweep, the first value.
-    single = [argument if "[" in argument else argument.split(",")[0] for argument in arguments if argument != "-m"]
+    single = [
+        argument if "[" in argument else re.sub(r"=range\(\d+\)", "=0", argument).split(",")[0]
+        for argument in arguments
+        if argument != "-m"
+    ]
     outcome = command(module, *single, "--cfg", "job")
     assert outcome.code == 0, outcome.err
 
