@@ -14,7 +14,7 @@ from mlops_img.compression.quantize import calibration_rows
 from mlops_img.config.export import ExportConfig
 from mlops_img.data.batch import Batch
 from mlops_img.data.loader import handle_bad_images, make_loader
-from mlops_img.data.sampler import BatchIndices, sequential_batches
+from mlops_img.data.sampler import BatchIndices, batches_of, sequential_batches
 from mlops_img.data.skipped import SkippedImages
 from mlops_img.data.sources.base import ImageSet
 from mlops_img.errors import UserError, did_you_mean
@@ -112,8 +112,7 @@ class Validation:
 def _calibration(run: FinishedRun, config: ExportConfig) -> list[Tensor]:
     images = run.dataset.train
     rows = calibration_rows(images.labels, config.quantize.calibration_images, run.config.seed)
-    sampler = [BatchIndices(0, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
-    return [batch.images for batch in _read(run, images, sampler)]
+    return [batch.images for batch in _read(run, images, batches_of(rows, BATCH))]
 
 
 def _read(run: FinishedRun, images: ImageSet, sampler: list[BatchIndices]) -> Iterator[Batch]:

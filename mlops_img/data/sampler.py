@@ -77,4 +77,9 @@ class ShuffledBatchSampler:
 
 def sequential_batches(size: int, batch_size: int) -> list[BatchIndices]:
     """Return batches that visit each image exactly once, in order; the last batch may be smaller."""
-    return [BatchIndices(0, np.arange(start, min(start + batch_size, size))) for start in range(0, size, batch_size)]
+    return batches_of(np.arange(size), batch_size)
+
+
+def batches_of(rows: NDArray[np.intp], batch_size: int) -> list[BatchIndices]:
+    """Return batches that visit these images, int64 (n,), in order; the last batch may be smaller."""
+    return [BatchIndices(0, rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]

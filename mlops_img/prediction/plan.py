@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlops_img.config.predict import PredictConfig
-from mlops_img.data.sampler import BatchIndices
+from mlops_img.data.sampler import BatchIndices, batches_of
 from mlops_img.errors import UserError
 
 
@@ -17,8 +17,8 @@ from mlops_img.errors import UserError
 class Plan:
     """The rows of an input, cut into parts, and the parts into batches.
 
-    Batches begin anew with each part. Which images share a batch, and so the last bits of their probabilities, is
-    therefore the same whoever computes a part.
+    Batches begin anew with each part, so the same images share a batch whoever computes it: the last bits of their
+    probabilities depend on that.
     """
 
     rows: int
@@ -36,10 +36,7 @@ class Plan:
 
     def batches_of(self, part: int) -> list[BatchIndices]:
         """Return the batches of a part, in the order of its rows."""
-        rows = np.array(self.rows_of(part))
-        return [
-            BatchIndices(0, rows[start : start + self.batch_size]) for start in range(0, len(rows), self.batch_size)
-        ]
+        return batches_of(np.array(self.rows_of(part)), self.batch_size)
 
 
 @dataclass(frozen=True)

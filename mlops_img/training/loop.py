@@ -26,7 +26,7 @@ from mlops_img.runs.checkpoint import TrainState
 from mlops_img.training.distill import Distillation
 from mlops_img.training.optim import set_learning_rate
 from mlops_img.training.progress import Speed
-from mlops_img.training.ranks import SingleProcess, take_part
+from mlops_img.training.ranks import DataParallel, SingleProcess
 from mlops_img.training.schedule import Schedule
 
 
@@ -50,14 +50,10 @@ class Recipe:
 
     def take_part(self, model: nn.Module, stop_requested: Callable[[], bool]) -> SingleProcess:
         """Return this process's part in the steps that train the model."""
-        return take_part(
-            model,
-            self.division,
-            self.accumulate,
-            self.precision.device,
-            stop_requested,
-            may_skip_weights=self.may_skip_weights,
-        )
+        given = (model, self.division, self.accumulate, self.precision.device, stop_requested)
+        if self.division.world.alone:
+            return SingleProcess(*given)
+        return DataParallel(*given, may_skip_weights=self.may_skip_weights)
 
 
 @dataclass

@@ -223,27 +223,3 @@ class DataParallel(SingleProcess):
             loss = loss + self._sums[part]
         self._begin()
         return loss
-
-
-def take_part(
-    model: nn.Module,
-    division: Division,
-    accumulate: int,
-    device: torch.device,
-    stop_requested: Callable[[], bool],
-    *,
-    may_skip_weights: bool = False,
-) -> SingleProcess:
-    """Return this process's part of the training of a model: all of it, or that of one of several ranks.
-
-    Args:
-        model: on the device.
-        division: how the ranks divide a step.
-        accumulate: forward passes of a step.
-        device: of this process.
-        stop_requested: whether this process was asked to stop.
-        may_skip_weights: a forward pass may leave weights out, which then get no gradient.
-    """
-    if division.world.alone:
-        return SingleProcess(model, division, accumulate, device, stop_requested)
-    return DataParallel(model, division, accumulate, device, stop_requested, may_skip_weights=may_skip_weights)
